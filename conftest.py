@@ -1,0 +1,3 @@
+"""The test suite's root: pytest's own plugin-testing fixtures."""
+
+pytest_plugins = ["pytester"]

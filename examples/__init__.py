@@ -1,0 +1,1 @@
+"""Examples that pytest-jitguard is shown on; not part of the installed package."""

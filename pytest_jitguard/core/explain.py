@@ -1,0 +1,118 @@
+"""Why an event happened, in words: the nearest warmed variant, what changed, where, and what would cure it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.core.keys import NOT, Change, diff, nearest
+
+Advice = Callable[[Sequence[Change]], str]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The answer to "why now": `cause` is one clause, the rest is the detail under it."""
+
+    cause: str
+    changes: tuple[Change, ...] = ()
+    never_warmed: bool = False
+    launch_site: str = ""
+    called_from: str = ""
+    cure: str = ""
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Background:
+    """What an event is explained against.
+
+    `warmed` are the events that made variants resident before serving, `earlier` maps an artifact hash to the test
+    that compiled it first, `test_files` are the files of the test suite, `root` the folder that paths are shown
+    relative to.
+    """
+
+    warmed: Sequence[CompileEvent] = ()
+    earlier: Callable[[CompileEvent], str] = lambda event: ""
+    test_files: Collection[str] = ()
+    root: str = ""
+    advice: Callable[[str], Advice | None] = lambda system: None
+
+
+def explain(event: CompileEvent, background: Background) -> Explanation:
+    """Explain one event; an event whose key is not known (yet) is explained as far as it goes."""
+    same_kernel = [w for w in background.warmed if (w.system, w.full_name) == (event.system, event.full_name)]
+    comparable = [w for w in same_kernel if w.key and w.status == "ok" and _comparable(w, event)]
+    closest = nearest(event.key, [w.key for w in comparable if w.key]) if event.key else None
+    changes = diff(closest, event.key) if closest and event.key else ()
+    advise = background.advice(event.system)
+    return Explanation(
+        cause=_cause(event, changes, comparable, background),
+        changes=changes,
+        never_warmed=not comparable,
+        launch_site=_relative(event.stack[0], background.root) if event.stack else "",
+        called_from=_relative(_called_from(event.stack, background.test_files), background.root),
+        cure=event.cure,
+        advice=advise(changes) if advise and changes else "",
+    )
+
+
+def _comparable(warmed: CompileEvent, event: CompileEvent) -> bool:
+    """Tuning keys and specialization keys name different things; a load is comparable to a compile."""
+    return (warmed.kind == "autotune") == (event.kind == "autotune")
+
+
+def _called_from(stack: Sequence[str], test_files: Collection[str]) -> str:
+    return next((frame for frame in stack if frame.rsplit(":", 2)[0] in test_files), "")
+
+
+def _relative(frame: str, root: str) -> str:
+    return frame.removeprefix(f"{root}/")
+
+
+def _cause(
+    event: CompileEvent, changes: Sequence[Change], warmed: Sequence[CompileEvent], background: Background
+) -> str:
+    if event.status == "running":
+        return "its key is known once the compile is over"
+    cause = _cause_by_key(event, changes, warmed)
+    earlier = background.earlier(event)
+    return f"{cause}; first compiled by {earlier}, whose variants were forgotten when it ended" if earlier else cause
+
+
+def _cause_by_key(event: CompileEvent, changes: Sequence[Change], warmed: Sequence[CompileEvent]) -> str:
+    if not warmed:
+        return (
+            "this kernel was never tuned by the warmup" if event.kind == "autotune" else "this kernel was never warmed"
+        )
+    if event.artifact_hash and any(w.artifact_hash == event.artifact_hash for w in warmed):
+        return "same binary as a warmed variant: the in-process key differs only in option order, spelling or device"
+    if not changes:
+        return "no component of the key differs from a warmed variant: it was evicted, or compiled for another object"
+    told = [_sentence(change, event) for change in sorted(changes, key=_importance)[:2]]
+    rest = len(changes) - len(told)
+    return ", and ".join(told) + (f", and {rest} more" if rest else "")
+
+
+def _importance(change: Change) -> int:
+    """Tell first what the author of a call chose; divisibility often just follows from it."""
+    if change.warmed is None or change.served is None or change.warmed.type != change.served.type:
+        return 0
+    return 1 if change.served.role in ("constexpr", "option") else 2
+
+
+def _sentence(change: Change, event: CompileEvent) -> str:
+    """Put one change into words, with the value that the caller passed where it was seen."""
+    value = event.launch.values.get(change.component) if event.launch else None
+    subject = f"{change.component}={value}" if value is not None else change.component
+    if change.warmed is None or change.served is None or change.served.role != "argument":
+        return f"{change.component} {change.transition()}"
+    served, warmed = change.served.value, change.warmed.value
+    if served == NOT + warmed:
+        return f"{subject} is {served}, the nearest warmed variant's is"
+    if served and warmed == NOT + served:
+        return f"{subject} is {served}, the nearest warmed variant's is not"
+    if {served, warmed} == {"16-byte aligned", "unaligned"}:
+        return f"{change.component} is {served}, the nearest warmed variant's is {warmed}"
+    return f"{subject}: {change.transition()}" if value is not None else f"{change.component} {change.transition()}"

@@ -1,0 +1,89 @@
+"""Findings about a whole session: what makes its green worth nothing, whatever the tests say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One reason to fail a session. `name` is what `jitguard_waive` lifts it by; `remedy` says what to do."""
+
+    name: str
+    message: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.message}" + (f" ({self.remedy})" if self.remedy else "")
+
+    def to_wire(self) -> dict[str, str]:
+        """Return the finding as plain types."""
+        return {"name": self.name, "message": self.message, "remedy": self.remedy}
+
+
+@dataclass
+class Facts:
+    """What all processes of a session report together.
+
+    `guarded` counts guarded tests whose call ran; `not_run` says why others did not. `warmups` are the warmup records.
+    `warmup_events` counts events of every kind that began in warmup windows.
+    """
+
+    guarded: int = 0
+    not_run: Mapping[str, int] = field(default_factory=dict)
+    tests: int = 0
+    ever_armed: frozenset[str] = frozenset()
+    monitors: Sequence[Mapping[str, Any]] = ()
+    warmups: Sequence[Mapping[str, Any]] = ()
+    warmup_events: int = 0
+    lost_records: int = 0
+    paid_debt: Sequence[str] = ()
+
+
+def findings(facts: Facts) -> list[Finding]:
+    """Return every finding, the gravest first; nothing is waived here."""
+    found = [*_warmup_findings(facts), *_guard_findings(facts), *_monitor_findings(facts)]
+    if facts.lost_records:
+        message = f"{facts.lost_records} records could not be written or read back"
+        found.append(Finding("journal-incomplete", message, "see the journal folder's file system"))
+    if facts.paid_debt:
+        listed = ", ".join(facts.paid_debt)
+        remedy = "strike it from the baseline, or run with --jitguard-update-baseline"
+        found.append(Finding("paid-debt", f"known debt did not show any more: {listed}", remedy))
+    return found
+
+
+def _warmup_findings(facts: Facts) -> list[Finding]:
+    failed = [warmup for warmup in facts.warmups if warmup["status"] in ("failed", "timeout")]
+    if failed:
+        return [Finding("warmup-failed", str(failed[0]["cause"]))]
+    if facts.warmups and not facts.warmup_events:
+        steps = sum(len(warmup["steps"]) for warmup in facts.warmups)
+        message = f"the warmup ran {steps} step{'s' if steps != 1 else ''} and compiled, loaded and tuned nothing"
+        return [Finding("warmup-empty", message, "does it reach the kernels?")]
+    return []
+
+
+def _guard_findings(facts: Facts) -> list[Finding]:
+    if not facts.guarded:
+        why = ", ".join(f"{count} {reason}" for reason, count in facts.not_run.items() if count)
+        ran = f"{facts.tests} tests ran" if facts.tests else "no test ran"
+        message = f"{ran}, none of them guarded" + (f" ({why})" if why else "")
+        remedy = "mark tests with @pytest.mark.jitguard, or set jitguard_guard = all"
+        return [Finding("nothing-guarded", message, remedy)]
+    if not facts.ever_armed:
+        message = f"{facts.guarded} guarded tests ran, but no monitor was ever armed in any process"
+        return [Finding("nothing-watched", message, "was the JIT library imported at all?")]
+    return []
+
+
+def _monitor_findings(facts: Facts) -> list[Finding]:
+    blind = {str(m["name"]): str(m["detail"]) for m in facts.monitors if m["state"] == "blind"}
+    return [Finding(f"blind:{name}", f"the {name} monitor went blind: {why}") for name, why in blind.items()]
+
+
+def failing(found: Sequence[Finding], waived: Sequence[str]) -> list[Finding]:
+    """Return the findings that nobody waived. A failed warmup cannot be waived."""
+    return [finding for finding in found if finding.name not in waived]

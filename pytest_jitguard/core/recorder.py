@@ -1,0 +1,117 @@
+"""Where monitors report: events in memory, and every record handed to a sink before anything else happens."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pytest_jitguard.core.events import CompileEvent, Launch
+from pytest_jitguard.core.keys import SpecializationKey
+
+Record = Mapping[str, Any]
+
+
+_living: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    # A lock may have been held by a thread that does not exist in the forked child.
+    for recorder in _living:
+        recorder._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
+
+
+class Recorder:
+    """Takes begin and end of events from any thread of one process.
+
+    `sink` receives each record as a plain mapping, begin records before the compile goes on. A sink must not raise,
+    nor must `on_begin` and `on_end`. `on_finished` is called by monitors as the very last thing and may raise into the
+    compile: only the debugging mode `raise` sets it.
+    """
+
+    def __init__(self, image: str, sink: Callable[[Record], None], *, host: str = "", role: str = "") -> None:
+        self.image = image
+        self.host = host
+        self.role = role
+        self.events: list[CompileEvent] = []
+        self.on_begin: Callable[[CompileEvent], None] | None = None
+        self.on_end: Callable[[CompileEvent], None] | None = None
+        self.on_finished: Callable[[CompileEvent], None] | None = None
+        self._sink = sink
+        self._numbers = itertools.count(1)
+        self._lock = threading.RLock()
+        _living.add(self)
+
+    def begin(
+        self,
+        system: str,
+        kernel: str,
+        module: str,
+        *,
+        kind: str = "compile",
+        started: float | None = None,
+        launch: Launch | None = None,
+        stack: tuple[str, ...] = (),
+        parent: str | None = None,
+    ) -> CompileEvent:
+        """Record that an event begins now, or began at `started` (monotonic seconds)."""
+        event = CompileEvent(
+            id=f"{self.image}-{next(self._numbers)}",
+            system=system,
+            kernel=kernel,
+            module=module,
+            kind=kind,
+            started=time.monotonic() if started is None else started,
+            launch=launch,
+            stack=stack,
+            parent=parent,
+            thread=threading.current_thread().name,
+            pid=os.getpid(),
+            host=self.host,
+            role=self.role,
+        )
+        with self._lock:
+            self.events.append(event)
+            self._sink(event.begin_record())
+        if self.on_begin:
+            self.on_begin(event)
+        return event
+
+    def end(
+        self,
+        event: CompileEvent,
+        *,
+        kind: str | None = None,
+        status: str = "ok",
+        ended: float | None = None,
+        key: SpecializationKey | None = None,
+        artifact_hash: str | None = None,
+        stages: Mapping[str, float] | None = None,
+        detail: str = "",
+        cure: str = "",
+    ) -> None:
+        """Record that an event is over; whatever was learned on the way replaces what the beginning guessed."""
+        with self._lock:
+            event.kind = kind or event.kind
+            event.status = status
+            event.ended = time.monotonic() if ended is None else ended
+            event.key = key or event.key
+            event.artifact_hash = artifact_hash or event.artifact_hash
+            event.stages = dict(stages or event.stages)
+            event.detail = detail or event.detail
+            event.cure = cure or event.cure
+            self._sink(event.end_record())
+        if self.on_end:
+            self.on_end(event)
+
+    def note(self, record: Record) -> None:
+        """Hand a record that is not an event (a window, a verdict) to the sink."""
+        with self._lock:
+            self._sink(record)

@@ -1,0 +1,317 @@
+"""The one list of settings, and how their values are read from text. No other module knows a setting's name or form."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_jitguard.core.kinds import FAILING_KINDS, KINDS, MODES
+
+GUARDS = ("marked", "all")
+CACHES = ("keep", "cold")
+PLACEMENTS = ("cpu", "meta")
+WAIVERS = (
+    "nothing-guarded",
+    "nothing-watched",
+    "warmup-empty",
+    "interpret",
+    "paid-debt",
+    "journal-incomplete",
+    "blind:NAME",
+)
+
+
+class SettingsError(ValueError):
+    """A setting whose value cannot be used; the message names the setting, the value and what is accepted."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One flat setting: `name` with underscores gives the option, the ini name and the environment variable.
+
+    `form` is `flag`, `text`, `path`, `list`, `choice`, `integer` or `seconds`; `accepted` says in words what is.
+    """
+
+    name: str
+    form: str
+    default: Any
+    help: str
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+    accepted: str = ""
+
+    @property
+    def option(self) -> str:
+        """The command line option."""
+        return f"--{self.key.replace('_', '-')}"
+
+    @property
+    def key(self) -> str:
+        """The ini name, and the destination of the option."""
+        return "jitguard" if self.name == "enabled" else f"jitguard_{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return self.key.upper()
+
+    def expects(self) -> str:
+        """Say what is accepted."""
+        if self.choices:
+            many = "any of " if self.form == "list" else ""
+            return many + ", ".join(self.choices)
+        return self.accepted or {"flag": "true or false", "seconds": "a number of seconds above 0"}.get(
+            self.form, "text"
+        )
+
+    def parse(self, raw: Any, origin: str) -> Any:
+        """Turn a value from the command line, the environment or an ini file into the setting's type."""
+        try:
+            return _PARSERS[self.form](self, raw)
+        except ValueError:
+            raise SettingsError(f"{origin}: {raw!r} is not accepted; expected {self.expects()}") from None
+
+
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def _flag(_: Setting, raw: Any) -> bool:
+    text = str(raw).strip().lower()
+    if text not in _TRUE + _FALSE:
+        raise ValueError(raw)
+    return text in _TRUE
+
+
+def _text(_: Setting, raw: Any) -> str:
+    return str(raw).strip()
+
+
+def _choice(setting: Setting, raw: Any) -> str:
+    if str(raw).strip() not in setting.choices:
+        raise ValueError(raw)
+    return str(raw).strip()
+
+
+def _list(setting: Setting, raw: Any) -> tuple[str, ...]:
+    rows = raw if isinstance(raw, (list, tuple)) else [raw]
+    items = tuple(item.strip() for row in rows for item in str(row).replace("\n", ",").split(",") if item.strip())
+    if setting.choices and any(not _is_choice(item, setting.choices) for item in items):
+        raise ValueError(raw)
+    return items
+
+
+def _is_choice(item: str, choices: tuple[str, ...]) -> bool:
+    """Accept a choice itself, and for a choice like `blind:NAME` any name in place of the capitals."""
+    return any(fnmatch.fnmatchcase(item, c.replace("NAME", "?*")) for c in choices)
+
+
+def _number(raw: Any, kind: Callable[[Any], Any]) -> Any:
+    number = kind(str(raw).strip())
+    if not number > 0 or number == float("inf"):
+        raise ValueError(raw)
+    return number
+
+
+_PARSERS: dict[str, Callable[[Setting, Any], Any]] = {
+    "flag": _flag,
+    "text": _text,
+    "path": _text,
+    "choice": _choice,
+    "list": _list,
+    "seconds": lambda _, raw: _number(raw, float),
+}
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("enabled", "flag", False, "Watch JIT compilers and fail guarded tests that compile while serving"),
+    Setting(
+        "guard", "choice", "marked", "Which tests are guarded: those with the jitguard marker, or all", choices=GUARDS
+    ),
+    Setting(
+        "mode",
+        "choice",
+        "fail",
+        "What a violation does: fail the test, warn, only record, or raise at the compile itself (for debugging)",
+        choices=MODES,
+    ),
+    Setting(
+        "fail_on",
+        "list",
+        FAILING_KINDS,
+        "Kinds of events that fail a serving phase",
+        metavar="KIND,...",
+        choices=KINDS,
+    ),
+    Setting(
+        "monitors",
+        "list",
+        ("auto",),
+        "Monitors to arm: names, or package.module:Class of your own; auto arms what gets imported",
+        metavar="NAME,...",
+        accepted="auto, names of monitors, or package.module:Class",
+    ),
+    Setting(
+        "warmup",
+        "list",
+        (),
+        "Callable that warms up, once per process before the first test (repeatable)",
+        metavar="MODULE:CALLABLE",
+        accepted="package.module:callable",
+    ),
+    Setting(
+        "warmup_timeout",
+        "seconds",
+        None,
+        "Soft limit for the warmup; 30 s later the process is ended",
+        metavar="SECONDS",
+    ),
+    Setting(
+        "cache",
+        "choice",
+        "keep",
+        "Compile caches on disk: keep them, or start cold in a fresh folder",
+        choices=CACHES,
+    ),
+    Setting(
+        "offline",
+        "text",
+        None,
+        "Compile for this GPU without having it, and launch nothing",
+        metavar="TARGET",
+        accepted="a GPU by name (h100, h20, mi300x, ...) or backend:arch such as cuda:90 or hip:gfx942",
+    ),
+    Setting(
+        "offline_tensors",
+        "choice",
+        "cpu",
+        "Where the offline target places tensors that ask for the GPU",
+        choices=PLACEMENTS,
+    ),
+    Setting(
+        "forget",
+        "flag",
+        True,
+        "Forget at each test's end what the test itself compiled, so that tests stay independent",
+    ),
+    Setting(
+        "waive",
+        "list",
+        (),
+        "Session-level findings that do not fail the session",
+        metavar="FINDING,...",
+        choices=WAIVERS,
+    ),
+    Setting("baseline", "path", None, "File of known debt: listed violations pass, new ones fail", metavar="FILE"),
+    Setting("update_baseline", "flag", False, "Write the baseline file from this run's violations"),
+    Setting("json", "path", None, "Write the report as JSON", metavar="FILE"),
+    Setting("markdown", "path", None, "Append the report as Markdown", metavar="FILE"),
+    Setting(
+        "journal",
+        "path",
+        None,
+        "Folder for the processes' journals (default: a temporary one, kept if the run is killed)",
+        metavar="FOLDER",
+    ),
+)
+
+BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
+
+
+@dataclass(frozen=True)
+class WarmupCall:
+    """A warmup step: a callable by its import path, and keyword arguments from the structured configuration."""
+
+    path: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Structured:
+    """What `[tool.jitguard]` or `jitguard.toml` says: allowances, warmup steps with arguments, GPUs of one's own."""
+
+    allow: tuple[tuple[str, str], ...] = ()
+    warmup: tuple[WarmupCall, ...] = ()
+    gpus: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def parse_structured(table: Mapping[str, Any], origin: str) -> Structured:
+    """Check the structured configuration; SettingsError names the key, the value and what is accepted."""
+    known = {"allow", "warmup", "gpus"}
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise SettingsError(
+            f"{origin}: unknown key {unknown[0]!r}; expected {', '.join(sorted(known))} "
+            "(flat settings belong into pytest's own configuration, as jitguard_...)"
+        )
+    allow = [_rows(row, origin, "allow", ("pattern", "reason")) for row in _tables(table, "allow", origin)]
+    steps = [_step(row, origin) for row in _tables(table, "warmup", origin)]
+    gpus = table.get("gpus", {})
+    if not isinstance(gpus, dict) or not all(isinstance(gpu, dict) for gpu in gpus.values()):
+        raise SettingsError(f"{origin}: gpus must be tables [gpus.NAME], not {gpus!r}")
+    return Structured(tuple((row["pattern"], row["reason"]) for row in allow), tuple(steps), gpus)
+
+
+def _tables(table: Mapping[str, Any], name: str, origin: str) -> Sequence[Mapping[str, Any]]:
+    rows = table.get(name, [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise SettingsError(f"{origin}: {name} must be a list of tables [[{name}]], not {rows!r}")
+    return rows
+
+
+def _rows(row: Mapping[str, Any], origin: str, name: str, keys: tuple[str, ...]) -> dict[str, str]:
+    if set(row) != set(keys) or not all(isinstance(row[key], str) and row[key].strip() for key in keys):
+        raise SettingsError(f"{origin}: [[{name}]] needs exactly the texts {' and '.join(keys)}, not {dict(row)!r}")
+    return {key: row[key] for key in keys}
+
+
+def _step(row: Mapping[str, Any], origin: str) -> WarmupCall:
+    call, kwargs = row.get("call"), row.get("kwargs", {})
+    if set(row) - {"call", "kwargs"} or not isinstance(call, str) or not isinstance(kwargs, dict):
+        raise SettingsError(
+            f"{origin}: [[warmup]] takes call = 'package.module:callable' and kwargs, not {dict(row)!r}"
+        )
+    check_path(call, f"{origin}: [[warmup]] call")
+    return WarmupCall(call, kwargs)
+
+
+def check_path(path: str, origin: str) -> None:
+    """Check the form `package.module:callable`."""
+    module, colon, name = path.partition(":")
+    if not (colon and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])):
+        raise SettingsError(f"{origin}: {path!r} is not accepted; expected package.module:callable")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a run, read and checked. Field names are those of `SETTINGS`; see there for their meaning."""
+
+    enabled: bool = False
+    guard: str = "marked"
+    mode: str = "fail"
+    fail_on: tuple[str, ...] = FAILING_KINDS
+    monitors: tuple[str, ...] = ("auto",)
+    warmup: tuple[str, ...] = ()
+    warmup_timeout: float | None = None
+    cache: str = "keep"
+    offline: str | None = None
+    offline_tensors: str = "cpu"
+    forget: bool = True
+    waive: tuple[str, ...] = ()
+    baseline: str | None = None
+    update_baseline: bool = False
+    json: str | None = None
+    markdown: str | None = None
+    journal: str | None = None
+    structured: Structured = field(default_factory=Structured)
+    mode_beats_marker: bool = False
+
+    def __post_init__(self) -> None:
+        for path in self.warmup:
+            check_path(path, BY_NAME["warmup"].option)
+        if self.update_baseline and not self.baseline:
+            raise SettingsError("--jitguard-update-baseline: needs --jitguard-baseline=FILE to know what to write")
+
+    def steps(self) -> tuple[WarmupCall, ...]:
+        """Return the session's warmup: structured steps first, then the flat list."""
+        return (*self.structured.warmup, *(WarmupCall(path) for path in self.warmup))

@@ -1,0 +1,172 @@
+"""Monitors watch one JIT system each; this module holds their contract and the set of them that a process arms."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from types import ModuleType
+from typing import Any, ClassVar
+
+from pytest_jitguard.core.keys import Change
+from pytest_jitguard.core.recorder import Recorder
+from pytest_jitguard.monitors._patch import is_initialising, when_imported
+
+BUILTIN = {"triton": "pytest_jitguard.monitors.triton:TritonMonitor"}
+"""Monitors by name; a table of import strings, so that nothing is imported before it is wanted."""
+
+STATES = ("waiting", "armed", "unproven", "blind", "off")
+
+
+class MonitorError(ValueError):
+    """A monitor that was asked for by name and cannot be had."""
+
+
+class Monitor:
+    """The contract: wait for a library, observe its misses, report to a recorder, prove to be alive, leave no trace.
+
+    Subclasses set `name` and `target` (the module to wait for) and implement `install`, `uninstall` and `prove`; the
+    rest has defaults for systems that cannot tell. No method may raise into the watched library.
+
+    States: `waiting` (library not imported), `unproven` (hook in place, no proof yet or none possible), `armed`
+    (a canary went through the library's compiler and was seen), `blind` (no longer reached), `off`.
+    """
+
+    name: ClassVar[str]
+    target: ClassVar[str]
+    can_forget: ClassVar[bool] = False
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.state = "waiting"
+        self.detail = ""
+        self.version = ""
+
+    def install(self, module: ModuleType) -> None:
+        """Take hold of the library, whose import has just finished. Raise to be called blind."""
+        raise NotImplementedError
+
+    def uninstall(self) -> None:
+        """Remove every hook that is still ours."""
+        raise NotImplementedError
+
+    def prove(self) -> None:
+        """Send a canary through the library's compiler if the hook is not proven; set the state accordingly."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Close the events that are over though nobody said so (compiles that raised)."""
+
+    def resident(self) -> dict[Hashable, str]:
+        """Return the variants in the library's in-process caches: opaque token to `module.kernel`."""
+        return {}
+
+    def reconcile(self) -> None:
+        """Compare what is resident with the events seen; what no event announced makes the monitor blind."""
+
+    def forget(self, tokens: Iterable[Hashable]) -> None:
+        """Take variants out of the lookup and keep the objects alive; a captured graph may hold them."""
+
+    def recall(self, tokens: Iterable[Hashable]) -> None:
+        """Put forgotten variants back into the lookup."""
+
+    def advice(self, changes: Sequence[Change]) -> str:
+        """Say what could be changed in the kernel instead of the warmup, with its price; empty if nothing."""
+        return ""
+
+    def blind(self, why: str) -> None:
+        """Note that the library is no longer seen. Blind once is blind for the session."""
+        if self.state != "blind":
+            self.state, self.detail = "blind", why
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return name, state, version and detail, for journal and report."""
+        return {"name": self.name, "state": self.state, "version": self.version, "detail": self.detail}
+
+
+class MonitorSet:
+    """The monitors of one process."""
+
+    def __init__(self, names: Sequence[str], recorder: Recorder) -> None:
+        self.explicit = tuple(name for name in names if name != "auto")
+        wanted = [*BUILTIN] if "auto" in names else []
+        self.monitors = [_load(name)(recorder) for name in dict.fromkeys([*wanted, *self.explicit])]
+        self._pending: list[Monitor] = []
+        self._armed = False
+
+    def __iter__(self) -> Any:
+        return iter(self.monitors)
+
+    def arm(self) -> None:
+        """Wait for each library, or hook in at once where it is imported already."""
+        self._armed = True
+        for monitor in self.monitors:
+            if not when_imported(monitor.target, self._installer(monitor)):
+                self._pending.append(monitor)
+
+    def _installer(self, monitor: Monitor) -> Callable[[ModuleType], None]:
+        def install(module: ModuleType) -> None:
+            # wrapt hooks cannot be unregistered: after disarm() they must do nothing.
+            if not self._armed or monitor.state != "waiting":
+                return
+            try:
+                monitor.state = "unproven"
+                monitor.version = str(getattr(module, "__version__", ""))
+                monitor.install(module)
+            except Exception as error:  # noqa: BLE001 - an exception here would make the user's import fail
+                monitor.blind(f"could not hook in: {type(error).__name__}: {error}")
+
+        return install
+
+    def settle(self) -> None:
+        """At a phase's end: hook into what finished importing, close events that are over, check what is resident."""
+        for monitor in [m for m in self._pending if not is_initialising(m.target)]:
+            self._pending.remove(monitor)
+            when_imported(monitor.target, self._installer(monitor))
+        for monitor in self.monitors:
+            if monitor.state in ("armed", "unproven"):
+                _quietly(monitor, monitor.flush)
+                _quietly(monitor, monitor.reconcile)
+
+    def prove(self) -> None:
+        """Run the canaries that are due."""
+        for monitor in self.monitors:
+            if monitor.state in ("armed", "unproven"):
+                _quietly(monitor, monitor.prove)
+
+    def disarm(self) -> None:
+        """Remove every hook, last armed first."""
+        self._armed = False
+        for monitor in reversed(self.monitors):
+            if monitor.state not in ("waiting", "off"):
+                _quietly(monitor, monitor.uninstall)
+
+    def named(self, name: str) -> Monitor | None:
+        """Return the monitor of a system."""
+        return next((monitor for monitor in self.monitors if monitor.name == name), None)
+
+
+def _quietly(monitor: Monitor, action: Callable[[], None]) -> None:
+    try:
+        action()
+    except Exception as error:  # noqa: BLE001 - a monitor that fails is blind, and must not fail the user's test
+        monitor.blind(f"{action.__name__}() failed: {type(error).__name__}: {error}")
+
+
+def _load(name: str) -> type[Monitor]:
+    path = BUILTIN.get(name, name)
+    module, colon, attribute = path.partition(":")
+    if not colon:
+        raise MonitorError(f"unknown monitor {name!r}; expected auto, {', '.join(BUILTIN)}, or package.module:Class")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise MonitorError(f"monitor {name!r} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Monitor)):
+        raise MonitorError(f"monitor {name!r} is not a subclass of pytest_jitguard.monitors.Monitor")
+    return found
+
+
+def is_imported(monitor: Monitor) -> bool:
+    """Tell whether the monitor's library is in the process."""
+    return monitor.target in sys.modules

@@ -1,0 +1,1 @@
+"""One model, many renderers: what is shown and written about a run, always built from journal records."""

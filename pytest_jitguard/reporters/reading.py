@@ -1,0 +1,229 @@
+"""Journal records of a run, read back process by process: windows, events, verdicts, and what was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.core.phases import PhaseLog, Placed, Window
+from pytest_jitguard.processes.journal import JournalText, read_folder
+
+Record = Mapping[str, Any]
+
+
+@dataclass
+class ProcessRecords:
+    """What is known of one process image before it is understood.
+
+    `recovered` counts records that the process could not write and handed over otherwise; they are among `records`.
+    `alive` marks a process that is still running (the one that builds the report): no goodbye is expected of it.
+    """
+
+    role: str
+    image: str
+    records: Sequence[Record]
+    rejected: Sequence[str] = ()
+    recovered: int = 0
+    alive: bool = False
+
+
+def read_run(
+    folder: Path, *, alive: Collection[str] = (), lost: Mapping[str, Sequence[Record]] | None = None
+) -> list[ProcessRecords]:
+    """Read every journal of a run's folder.
+
+    `alive` are the images of processes that still run, `lost` maps an image to the records that it could not write.
+    """
+    unwritten = dict(lost or {})
+    found = [_from_text(text, alive, unwritten) for text in read_folder(folder)]
+    return found + [_from_memory(image, records, alive) for image, records in unwritten.items() if records]
+
+
+def _from_text(text: JournalText, alive: Collection[str], unwritten: dict[str, Sequence[Record]]) -> ProcessRecords:
+    # The file's name ends with the image, so that a journal whose first line is torn is still told apart.
+    image = str(text.hello.get("image") or text.path.stem.rpartition("-")[2])
+    extra = unwritten.pop(image, ())
+    return ProcessRecords(
+        role=str(text.hello.get("role", "")),
+        image=image,
+        records=[*text.records, *extra],
+        rejected=text.rejected,
+        recovered=len(extra),
+        alive=image in alive,
+    )
+
+
+def _from_memory(image: str, records: Sequence[Record], alive: Collection[str]) -> ProcessRecords:
+    hello = next((record for record in records if record.get("record") == "hello"), {})
+    return ProcessRecords(str(hello.get("role", "")), image, records, recovered=len(records), alive=image in alive)
+
+
+@dataclass
+class Process:
+    """One process image, understood. `rejected` are lines and records that do not fit, as text."""
+
+    role: str
+    image: str
+    hello: Record = field(default_factory=dict)
+    died: bool = False
+    lost: int = 0
+    rejected: list[str] = field(default_factory=list)
+    phases: PhaseLog = field(default_factory=PhaseLog)
+    events: list[CompileEvent] = field(default_factory=list)
+    of_kind: dict[str, list[Record]] = field(default_factory=dict)
+
+    @property
+    def pid(self) -> int:
+        """The process id, 0 if the first record was lost."""
+        return int(self.hello.get("pid", 0))
+
+    @property
+    def host(self) -> str:
+        """The host's name, empty if the first record was lost."""
+        return str(self.hello.get("host", ""))
+
+    @property
+    def name(self) -> str:
+        """How people find the process: `gw0 (pid 4711)`."""
+        return f"{self.role or 'a process'} (pid {self.pid})" if self.pid else self.role or "a process"
+
+    @property
+    def born(self) -> float:
+        """Wall-clock seconds at which the journal began."""
+        return float(self.hello.get("time", 0.0))
+
+    def all(self, kind: str) -> list[Record]:
+        """Return the records of one kind, in their order."""
+        return self.of_kind.get(kind, [])
+
+    def place(self, event: CompileEvent) -> Placed:
+        """Return where an event of this process began."""
+        return self.phases.place(event.started)
+
+    def wall_clock(self, moment: float) -> float | None:
+        """Turn a moment of the monotonic clock into seconds since the epoch."""
+        if "monotonic" not in self.hello:
+            return None
+        return self.born + moment - float(self.hello["monotonic"])
+
+
+def understand(raw: ProcessRecords) -> Process:
+    """Read one process's records; what does not fit is rejected, counted and never raised."""
+    process = Process(raw.role, raw.image, rejected=list(raw.rejected))
+    for record in raw.records:
+        process.of_kind.setdefault(str(record.get("record")), []).append(record)
+    process.hello = next(iter(process.all("hello")), {})
+    goodbye = process.all("bye")
+    process.died = not goodbye and not raw.alive
+    said = sum(_number(record.get("lost")) for record in goodbye)
+    process.lost = max(0, said - raw.recovered)
+    _read_windows(process)
+    _read_events(process, still_running=raw.alive and not goodbye)
+    _check_forms(process)
+    return process
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+_MISFIT = (KeyError, ValueError, TypeError, AttributeError)
+
+
+def _reject(process: Process, record: Record, why: str) -> None:
+    process.rejected.append(f"{process.name}: {record.get('record')} record: {why}")
+
+
+def _read_windows(process: Process) -> None:
+    windows: dict[Any, tuple[Window, Any]] = {}
+    for record in process.all("open"):
+        try:
+            windows[record["window"]] = (_window(record), record["parent"])
+        except _MISFIT as error:
+            _reject(process, record, f"{type(error).__name__} {error}")
+    for window, parent in windows.values():
+        window.parent = windows[parent][0] if parent in windows and parent != window.id else None
+    for record in process.all("close"):
+        try:
+            windows[record["window"]][0].ended = float(record["ended"])
+        except _MISFIT as error:
+            _reject(process, record, f"{type(error).__name__} {error}")
+    # Recovered records come last, whenever they were made.
+    for window in sorted((window for window, _ in windows.values()), key=lambda w: (w.started, w.id)):
+        process.phases.add(window)
+
+
+def _window(record: Record) -> Window:
+    return Window(
+        id=int(record["window"]),
+        phase=str(record["phase"]),
+        label=str(record["label"]),
+        started=float(record["started"]),
+        owner=str(record["owner"]),
+        attempt=int(record["attempt"]),
+        explicit=bool(record["explicit"]),
+        allowed=str(record["allowed"]),
+    )
+
+
+def _read_events(process: Process, *, still_running: bool) -> None:
+    events: dict[Any, CompileEvent] = {}
+    for record in process.all("begin"):
+        try:
+            event = CompileEvent.from_begin(record)
+        except _MISFIT as error:
+            _reject(process, record, f"{type(error).__name__} {error}")
+            continue
+        event.pid, event.host, event.role = process.pid, process.host, process.role
+        rank = process.hello.get("rank")
+        event.rank = rank if isinstance(rank, int) else None
+        events[event.id] = event
+    for record in process.all("end"):
+        try:
+            events[record["event"]].finish(record)
+        except _MISFIT as error:
+            _reject(process, record, f"{type(error).__name__} {error}")
+    for event in events.values():
+        if event.status == "running" and not still_running:
+            event.status = "interrupted"
+    process.events = sorted(events.values(), key=lambda event: event.started)
+
+
+_NEEDED: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
+    "verdict": {
+        "nodeid": str,
+        "attempt": int,
+        "mode": str,
+        "verdict": str,
+        "violations": list,
+        "allowed": list,
+        "known": list,
+        "evidence": dict,
+    },
+    "outcome": {"nodeid": str, "when": str, "outcome": str, "xfail": bool, "attempt": int},
+    "finding": {"name": str, "message": str},
+    "monitor": {"name": str, "state": str, "version": str, "detail": str},
+    "warmup": {"label": str, "status": str, "seconds": (int, float), "cause": str, "steps": list},
+    "session": {"monitors": list, "ever_armed": list, "order_dependent": bool},
+}
+"""What the report relies on in records that no class of `core` reads."""
+
+
+def _check_forms(process: Process) -> None:
+    for kind, needed in _NEEDED.items():
+        fitting = []
+        for record in process.all(kind):
+            wrong = [name for name, form in needed.items() if not isinstance(record.get(name), form)]
+            if wrong:
+                _reject(process, record, f"does not fit in {', '.join(wrong)}")
+            else:
+                fitting.append(record)
+        process.of_kind[kind] = fitting
+
+
+def understand_all(processes: Iterable[ProcessRecords]) -> list[Process]:
+    """Read all processes of a run, first started first."""
+    return sorted((understand(raw) for raw in processes), key=lambda process: (process.born, process.image))

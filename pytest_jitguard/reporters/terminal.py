@@ -1,0 +1,245 @@
+"""What a run says on the terminal, as lines with markup; whoever owns a terminal writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pytest_jitguard import __version__
+from pytest_jitguard.core.settings import Settings
+from pytest_jitguard.core.verdicts import duration
+from pytest_jitguard.reporters.attempts import ENFORCING
+from pytest_jitguard.reporters.groups import KernelGroup, count, deeds, group_violations, one_line
+from pytest_jitguard.reporters.model import RunReport
+
+Line = tuple[str, dict[str, bool]]
+
+MAX_LINES = 20
+_MAX_FINDINGS = 6
+_RED, _YELLOW, _GREEN, _PLAIN = {"red": True}, {"yellow": True}, {"green": True}, dict[str, bool]()
+_RED_BOLD = {"red": True, "bold": True}
+
+
+# -- while it runs -----------------------------------------------------------------------------------------------------
+
+
+def header(settings: Settings) -> list[Line]:
+    """Say in one line how the run is guarded, naming what differs from the usual."""
+    steps = len(settings.steps())
+    parts = [
+        f"mode {settings.mode}",
+        f"guarding {'all tests' if settings.guard == 'all' else 'marked tests'}",
+        f"warmup {count(steps, 'step') if steps else 'not configured'}",
+        f"cache {settings.cache}",
+        f"monitors {', '.join(settings.monitors)}",
+    ]
+    if settings.offline:
+        parts.append(f"offline target {settings.offline} (tensors on {settings.offline_tensors})")
+    if settings.baseline:
+        parts.append(f"known debt in {settings.baseline}")
+    if settings.waive:
+        parts.append(f"waived {', '.join(settings.waive)}")
+    return [(f"jitguard {__version__}: {'; '.join(parts)}", _PLAIN)]
+
+
+def after_warmup(monitors: Sequence[Mapping[str, Any]], warmup: Mapping[str, Any]) -> list[Line]:
+    """Say in one line which monitors watch and what was warmed; both in the form of the document's sections."""
+    watching = ", ".join(_monitor(monitor) for monitor in monitors) or "no monitor"
+    failed = warmup["status"] in ("failed", "timeout")
+    return [(f"jitguard: {watching}; {_warmed(warmup)}", _RED if failed else _PLAIN)]
+
+
+def _monitor(monitor: Mapping[str, Any]) -> str:
+    words = (monitor["name"], monitor.get("version"), monitor["state"])
+    why = f" ({one_line(monitor['detail'])})" if monitor["state"] in ("blind", "unproven") and monitor["detail"] else ""
+    return " ".join(str(word) for word in words if word) + why
+
+
+def _warmed(warmup: Mapping[str, Any]) -> str:
+    if warmup["status"] == "none":
+        return "no warmup configured"
+    if warmup["status"] != "ok":
+        how = "ran out of time" if warmup["status"] == "timeout" else "failed"
+        return f"warmup {how} after {duration(warmup['seconds'])}: {one_line(warmup['cause'])}"
+    did = f"{warmup['compiled']} compiled, {warmup['cache_loaded']} loaded from disk, {warmup['autotuned']} autotuned"
+    return f"warmup {duration(warmup['seconds'])}: {did}"
+
+
+def violation_line(nodeid: str, headline: str) -> list[Line]:
+    """Say a violation when it happens."""
+    return [(f"jitguard: {nodeid}: {one_line(headline)}", _RED)]
+
+
+# -- at the end --------------------------------------------------------------------------------------------------------
+
+
+def summary(
+    report: RunReport, verbose: int = 0, width: int = 100, *, places: Mapping[str, str] | None = None
+) -> list[Line]:
+    """Sum the run up: at most 20 lines, everything with `verbose`. `places` says what was written where."""
+    document = report.document
+    top = [*_findings(report, verbose), *_dead(document), _headline(report)]
+    tail = [*_notes(document, verbose), *_places(document, places or {})]
+    groups = group_violations(document["tests"])
+    if verbose > 0:
+        return [*top, *(line for group in groups for line in _in_detail(group)), *tail, *_warmup_detail(document)]
+    middle = _shortened_groups(groups, MAX_LINES - len(top) - len(tail))
+    return [(_fit(text, width), markup) for text, markup in (*top, *middle, *tail)]
+
+
+def _fit(text: str, width: int) -> str:
+    """Let a line take two rows of the terminal, no more."""
+    room = max(2 * width, 120)
+    return text if len(text) <= room else f"{text[: room - 1]}…"
+
+
+def _findings(report: RunReport, verbose: int) -> list[Line]:
+    failing = [(one_line(str(finding)), _RED_BOLD) for finding in report.failing]
+    waived = [(f"waived: {one_line(str(f))}", _YELLOW) for f in report.findings if f not in report.failing]
+    lines = [*failing, *waived]
+    if verbose > 0 or len(lines) <= _MAX_FINDINGS:
+        return lines
+    left_out = len(lines) - (_MAX_FINDINGS - 1)
+    return [*lines[: _MAX_FINDINGS - 1], (f"… and {count(left_out, 'more finding')} (-v shows all)", _RED)]
+
+
+def _dead(document: Mapping[str, Any]) -> list[Line]:
+    dead = [f"{p['role'] or 'process'} (pid {p['pid']})" for p in document["processes"] if p["died"]]
+    if not dead:
+        return []
+    told = "this report ends where its journal ends" if len(dead) == 1 else "this report ends where their journals end"
+    return [(f"killed or crashed: {_some(dead)}; {told}", _RED_BOLD)]
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _headline(report: RunReport) -> Line:
+    tests = report.document["tests"]
+    guarded = [test for test in tests if test["verdict"] in ("clean", "allowed", "known", "violated")]
+    violated = [test for test in guarded if test["verdict"] == "violated"]
+    if not violated:
+        if not guarded:
+            return ("no guarded test was judged", _PLAIN if report.passed else _YELLOW)
+        text = f"{count(len(guarded), 'guarded test')}, no unexpected compile{_launched(guarded)}"
+        return (text, _GREEN if report.passed else _PLAIN)
+    breaches = [violation for test in violated for violation in test["violations"]]
+    kinds = [violation["kind"] for violation in breaches if violation["kind"] != "expect"]
+    parts = [f"unexpected: {deeds(kinds)}"] if kinds else []
+    if missed := len(breaches) - len(kinds):
+        parts.append(f"{count(missed, 'expected kernel')} not reached")
+    seconds = sum(violation["seconds"] or 0.0 for violation in breaches)
+    cost = f", {duration(seconds)} together" if kinds else ""
+    text = f"{' and '.join(parts)} in {len(violated)} of {count(len(guarded), 'guarded test')}{cost}"
+    return (text, _RED_BOLD if report.violated else _YELLOW)
+
+
+def _launched(tests: Iterable[Mapping[str, Any]]) -> str:
+    counted = [test["evidence"]["launches"] for test in tests if test["evidence"]["launches"] is not None]
+    return f" in {count(sum(counted), 'launch', 'launches')}" if counted else ""
+
+
+def _shortened_groups(groups: Sequence[KernelGroup], room: int) -> list[Line]:
+    shown = groups if len(groups) <= room else groups[: room - 1]
+    lines = [(group.line, _RED) for group in shown]
+    left_out = groups[len(shown) :]
+    if left_out:
+        seconds = sum(group.seconds for group in left_out)
+        events = sum(len(group.violations) for group in left_out)
+        text = f"… and {count(len(left_out), 'more line')} with {count(events, 'violation')}, {duration(seconds)}"
+        lines.append((f"{text} (-v shows all)", _RED))
+    return lines
+
+
+def _in_detail(group: KernelGroup) -> list[Line]:
+    lines: list[Line] = [(group.line, _RED_BOLD)]
+    lines += [(f"  in {nodeid}", _PLAIN) for nodeid in group.tests]
+    for violation in sorted(group.violations, key=lambda violation: -(violation["seconds"] or 0.0)):
+        if violation["event"] is not None:
+            lines.append((f"  {one_line(violation['message'])}", _RED))
+        lines += [(f"    {text}", _PLAIN) for text in violation_detail(violation)]
+    return lines
+
+
+def violation_detail(violation: Mapping[str, Any]) -> list[str]:
+    """Return the detail under a violation's message: what changed, where it was launched, what would cure it."""
+    lines = [f"{change['component']}: {change['warmed']} → {change['served']}" for change in violation["changes"]]
+    lines += [
+        f"{word} {violation[key]}"
+        for word, key in (("launched", "launch_site"), ("called", "called_from"))
+        if violation[key]
+    ]
+    if violation.get("cure"):
+        lines += ["add this to the warmup:", *(f"  {line}" for line in violation["cure"].splitlines())]
+    if violation.get("advice"):
+        lines.append(one_line(violation["advice"]))
+    return lines
+
+
+def _notes(document: Mapping[str, Any], verbose: int) -> list[Line]:
+    notes = [*_tolerated(document, verbose), *_lenient(document), *_cut_short(document), *_not_judged(document)]
+    unarmed = [_monitor(monitor) for monitor in document["monitors"] if monitor["state"] != "armed"]
+    if unarmed:
+        notes.append((f"monitors that are not armed: {'; '.join(unarmed)}", _YELLOW))
+    if document["order_dependent"]:
+        text = "order dependent: variants stayed resident between tests, so verdicts can depend on the order of tests"
+        notes.append((text, _YELLOW))
+    return notes
+
+
+def _tolerated(document: Mapping[str, Any], verbose: int) -> list[Line]:
+    allowed = [item for test in document["tests"] for item in test["allowed"]]
+    known = [item for test in document["tests"] for item in test["known"]]
+    parts = []
+    if allowed:
+        parts.append(f"allowed: {deeds([a['kind'] for a in allowed])} ({_kernels(allowed)})")
+    if known:
+        parts.append(f"known debt: {deeds([k['kind'] for k in known])} ({_kernels(known)})")
+    lines: list[Line] = [("; ".join(parts), _PLAIN)] if parts else []
+    if verbose > 0:
+        lines += [(f"  allowed {a['kernel']}: {one_line(a['reason'])}", _PLAIN) for a in allowed]
+        lines += [(f"  known {one_line(k['message'])}", _PLAIN) for k in known]
+    return lines
+
+
+def _kernels(items: Iterable[Mapping[str, Any]]) -> str:
+    return _some(sorted({str(item["kernel"]) for item in items}))
+
+
+def _lenient(document: Mapping[str, Any]) -> list[Line]:
+    lenient = [t for t in document["tests"] if t["verdict"] == "violated" and t["mode"] not in ENFORCING]
+    if not lenient:
+        return []
+    modes = " and ".join(sorted({str(test["mode"]) for test in lenient}))
+    return [(f"{count(len(lenient), 'violated test')} in mode {modes} did not fail", _YELLOW)]
+
+
+def _cut_short(document: Mapping[str, Any]) -> list[Line]:
+    names = [test["nodeid"] for test in document["tests"] if test["verdict"] == "interrupted"]
+    return [(f"never came to an end: {_some(names)}", _RED)] if names else []
+
+
+def _not_judged(document: Mapping[str, Any]) -> list[Line]:
+    names = [test["nodeid"] for test in document["tests"] if test["verdict"] == "error"]
+    return [(f"not judged, since their setup failed: {_some(names)}", _RED)] if names else []
+
+
+def _places(document: Mapping[str, Any], places: Mapping[str, str]) -> list[Line]:
+    folder = document["environment"].get("cache_folder")
+    cache = {"keep": "compile caches kept from earlier runs", "cold": "compile caches cold"}.get(document["cache"])
+    lines = [(f"{cache}{f' ({folder})' if folder else ''}", _PLAIN)] if cache else []
+    written = "; ".join(f"{what}: {where}" for what, where in places.items() if where)
+    return [*lines, (written, _PLAIN)] if written else lines
+
+
+def _warmup_detail(document: Mapping[str, Any]) -> list[Line]:
+    lines: list[Line] = []
+    for warmup in document["warmup"]["processes"]:
+        label = f" {warmup['label']}" if warmup["label"] else ""
+        lines.append((f"warmup{label} in {warmup['role']} (pid {warmup['pid']}): {_warmed(warmup)}", _PLAIN))
+        for step in warmup["steps"]:
+            lines.append((f"  {step['path']}: {step['status']}, {duration(step['seconds'])}", _PLAIN))
+            lines += [(f"    {text}", _RED) for text in str(step.get("traceback") or "").splitlines()]
+    return lines

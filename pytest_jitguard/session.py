@@ -1,0 +1,329 @@
+"""One guarded run in one process: phases, residency, verdicts. Knows monitors and journal, but not pytest."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_jitguard.core.baseline import Baseline
+from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.core.explain import Advice, Background, Explanation
+from pytest_jitguard.core.phases import WARMING_PHASES, PhaseLog, Placed, Window
+from pytest_jitguard.core.policy import Allowance, Policy, matches
+from pytest_jitguard.core.recorder import Recorder
+from pytest_jitguard.core.residency import SHARED, Residency
+from pytest_jitguard.core.settings import Settings
+from pytest_jitguard.core.verdicts import Served, Verdict, Violation, judge
+from pytest_jitguard.monitors import Monitor, MonitorSet
+
+
+@dataclass
+class Attempt:
+    """One attempt of one test while it runs. `first_event` is where the recorder stood when it began."""
+
+    nodeid: str
+    number: int
+    first_event: int
+    policy: Policy | None
+    groups: frozenset[str] = frozenset()
+    launches: dict[str, int] = field(default_factory=dict)
+    call: Window | None = None
+
+
+class GuardSession:
+    """The guard of one process, to be driven phase by phase; a test can drive it without pytest.
+
+    `launch_counts` returns launches by `module.kernel` where they can be counted (offline), None elsewhere.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        recorder: Recorder,
+        monitors: MonitorSet,
+        *,
+        baseline: Baseline | None = None,
+        launch_counts: Callable[[], dict[str, int]] | None = None,
+        root: str = "",
+    ) -> None:
+        self.settings = settings
+        self.recorder = recorder
+        self.monitors = monitors
+        self.baseline = baseline or Baseline()
+        self.phases = PhaseLog()
+        self.verdicts: dict[str, list[Verdict]] = {}
+        self.test_files: Collection[str] = ()
+        self.attempt: Attempt | None = None
+        self.order_dependent = False
+        self._launch_counts = launch_counts
+        self._root = root
+        self._residency: dict[Monitor, Residency] = {monitor: Residency() for monitor in monitors}
+        self._noted: dict[str, dict[str, Any]] = {}
+        self._attempts: dict[str, int] = {}
+        self._warming: list[tuple[CompileEvent, str]] = []
+        self._warming_known = 0
+        self._first_owner: dict[object, str] = {}
+        self._ever_armed: set[str] = set()
+
+    # -- phases --------------------------------------------------------------------------------------------------------
+
+    def open(self, phase: str, label: str = "", **details: Any) -> Window:
+        """Open a window now, and tell the journal."""
+        window = self.phases.open(phase, label, time.monotonic(), **details)
+        self.recorder.note(window.open_record())
+        return window
+
+    def close(self, window: Window) -> None:
+        """Close a window now, and whatever is still open inside."""
+        for closed in self.phases.close(window, time.monotonic()):
+            self.recorder.note(closed.close_record())
+
+    @contextlib.contextmanager
+    def phase(self, phase: str, label: str = "", **details: Any) -> Iterator[Window]:
+        """Open a window around a block; at its end the monitors settle what happened in it."""
+        before = self._resident() if phase in WARMING_PHASES else {}
+        window = self.open(phase, label, **details)
+        try:
+            yield window
+        finally:
+            self.settle()
+            self.close(window)
+            # A `with jitguard.warmup()` block warms its own test only.
+            if phase in WARMING_PHASES and not window.explicit:
+                self._keep(before, window.owner)
+
+    def keep_shared(self) -> None:
+        """Count as warmed for every test whatever is resident now."""
+        self._keep({}, SHARED)
+
+    def settle(self) -> None:
+        """Let the monitors catch up with what happened, prove themselves, and write down how they stand."""
+        self.monitors.settle()
+        self.prove()
+        self._note_monitors()
+
+    def _note_monitors(self) -> None:
+        for monitor in self.monitors:
+            state = monitor.to_wire()
+            if self._noted.get(monitor.name) != state:
+                self._noted[monitor.name] = state
+                self.recorder.note({"record": "monitor", **state})
+
+    def prove(self) -> None:
+        """Run the canaries that are due, outside every window's judgement."""
+        self.monitors.prove()
+        self._ever_armed |= {monitor.name for monitor in self.monitors if monitor.state == "armed"}
+
+    def _resident(self) -> dict[Monitor, set[Any]]:
+        return {monitor: set(monitor.resident()) for monitor in self._residency}
+
+    def _keep(self, before: dict[Monitor, set[Any]], group: str) -> None:
+        for monitor, residency in self._residency.items():
+            residency.keep(monitor.resident(), before.get(monitor, ()), group)
+
+    def _forget(self, monitor: Monitor, tokens: set[Any]) -> None:
+        if not tokens:
+            return
+        if self.settings.forget and monitor.can_forget:
+            monitor.forget(tokens)
+        else:
+            self.order_dependent = True
+
+    def _make_resident_for(self, groups: frozenset[str]) -> None:
+        """Leave in the lookups exactly what is warmed for a test that uses these groups."""
+        for monitor, residency in self._residency.items():
+            self._forget(monitor, residency.foreign(monitor.resident(), groups))
+            monitor.recall(residency.of(groups))
+
+    def _forget_strays(self) -> None:
+        """Take out what no warmup made resident: the test's own compiles, and those between tests."""
+        for monitor, residency in self._residency.items():
+            self._forget(monitor, residency.stray(monitor.resident()))
+
+    # -- tests ---------------------------------------------------------------------------------------------------------
+
+    def begin_test(self, nodeid: str, policy: Policy | None, groups: Iterable[str] = ()) -> Attempt:
+        """Begin an attempt of a test; without a policy it is recorded, not judged (unless it calls `serving()`).
+
+        `groups` are the wide-scope fixtures and marker warmups that the test uses: what they warmed counts for it.
+        """
+        used = frozenset(groups)
+        self._make_resident_for(used)
+        self._attempts[nodeid] = number = self._attempts.get(nodeid, 0) + 1
+        self.attempt = Attempt(nodeid, number, len(self.recorder.events), policy, used)
+        return self.attempt
+
+    def end_test(self) -> None:
+        """End the attempt: note who compiled what first, and forget it."""
+        attempt, self.attempt = self.attempt, None
+        if attempt is None:
+            return
+        for event in self.recorder.events[attempt.first_event :]:
+            if self.place(event).owner == attempt.nodeid and (identity := _identity(event)):
+                self._first_owner.setdefault(identity, attempt.nodeid)
+        self.monitors.settle()
+        self._forget_strays()
+
+    @contextlib.contextmanager
+    def test_phase(self, phase: str) -> Iterator[Window]:
+        """Open the setup, serving or teardown window of the running attempt."""
+        attempt = self.attempt
+        assert attempt is not None
+        with self.phase(phase, attempt.nodeid, owner=attempt.nodeid, attempt=attempt.number) as window:
+            if phase == "serving":
+                attempt.call = window
+                attempt.launches = self.launches() or {}
+            yield window
+
+    def launches(self) -> dict[str, int] | None:
+        """Return launches by `module.kernel` so far, None where nobody counts."""
+        return self._launch_counts() if self._launch_counts else None
+
+    def place(self, event: CompileEvent) -> Placed:
+        """Return where an event began."""
+        return self.phases.place(event.started)
+
+    def events_of(self, attempt: Attempt) -> list[tuple[CompileEvent, Placed]]:
+        """Return the events that began in an attempt's windows."""
+        placed = [(event, self.place(event)) for event in self.recorder.events[attempt.first_event :]]
+        return [(e, p) for e, p in placed if p.owner == attempt.nodeid and p.attempt == attempt.number]
+
+    def judge(self, attempt: Attempt) -> Verdict:
+        """Judge the call that just ended. An earlier attempt that was violated stays violated: this one was warm."""
+        policy = self._effective_policy(attempt)
+        verdict = Verdict(attempt.nodeid, "unguarded", attempt=attempt.number)
+        if policy is not None:
+            verdict.mode = policy.mode
+            served = [Served(e, p.label, p.allowed) for e, p in self.events_of(attempt) if p.served]
+            background = self.background(attempt) if served else Background()
+            judge(verdict, served, policy, background, self._is_known, time.monotonic())
+            self._expect(verdict, attempt, policy)
+            self._stick(verdict)
+        verdict.evidence = self._evidence(attempt, verdict, policy)
+        self.verdicts.setdefault(attempt.nodeid, []).append(verdict)
+        self.recorder.note(verdict.to_wire())
+        return verdict
+
+    def not_run(self, outcome: str) -> None:
+        """Note that the attempt's setup failed or skipped: a guarded test whose call never came proves nothing."""
+        if self.attempt is not None and self.attempt.policy is not None:
+            word = "unguarded" if outcome == "skipped" else "error"
+            verdict = Verdict(self.attempt.nodeid, word, self.attempt.policy.mode, self.attempt.number)
+            verdict.evidence = {"not_run": "skipped" if outcome == "skipped" else "failed in setup"}
+            self.recorder.note(verdict.to_wire())
+
+    def _effective_policy(self, attempt: Attempt) -> Policy | None:
+        if attempt.policy is None and self.phases.has_explicit_serving(attempt.nodeid, attempt.number):
+            return self.default_policy()
+        return attempt.policy
+
+    def default_policy(self) -> Policy:
+        """Return the policy of a guarded test without a marker."""
+        settings = self.settings
+        return Policy(mode=settings.mode, fail_on=frozenset(settings.fail_on), allowances=self.allowances())
+
+    def allowances(self) -> tuple[Allowance, ...]:
+        """Return the allowances of the structured configuration."""
+        return tuple(Allowance(pattern, reason) for pattern, reason in self.settings.structured.allow)
+
+    def background(self, attempt: Attempt) -> Background:
+        """Return what the events of an attempt are explained against."""
+        return Background(
+            warmed=self._warmed(attempt),
+            earlier=self._earlier(attempt),
+            test_files=self.test_files,
+            advice=self._advice,
+            root=self._root,
+        )
+
+    def _warmed(self, attempt: Attempt) -> list[CompileEvent]:
+        """Return what was compiled, loaded or tuned in warming phases, or in this attempt before it served."""
+        used = {SHARED, *attempt.groups}
+        shared = [event for event, group in self._warming_events() if group in used]
+        own = [event for event, placed in self.events_of(attempt) if not placed.served]
+        return [e for e in (*shared, *own) if e.status == "ok" and e.kind in ("compile", "cache_load", "autotune")]
+
+    def _warming_events(self) -> list[tuple[CompileEvent, str]]:
+        """Return the events of warming phases with their group, looking at each event once."""
+        for event in self.recorder.events[self._warming_known :]:
+            placed = self.place(event)
+            if placed.phase in WARMING_PHASES and not placed.attempt:
+                self._warming.append((event, placed.owner))
+        self._warming_known = len(self.recorder.events)
+        return self._warming
+
+    def _earlier(self, attempt: Attempt) -> Callable[[CompileEvent], str]:
+        def earlier(event: CompileEvent) -> str:
+            owner = self._first_owner.get(_identity(event), "")
+            return owner if owner != attempt.nodeid else ""
+
+        return earlier
+
+    def _is_known(self, event: CompileEvent, explanation: Explanation) -> bool:
+        """Tell whether an event is accepted debt; a run that writes the baseline accepts whatever it sees."""
+        return self.settings.update_baseline or self.baseline.knows(event, explanation)
+
+    def _advice(self, system: str) -> Advice | None:
+        monitor = self.monitors.named(system)
+        return monitor.advice if monitor else None
+
+    def _expect(self, verdict: Verdict, attempt: Attempt, policy: Policy) -> None:
+        """Every expected kernel must have been launched in the call, or be resident where launches are not counted."""
+        for pattern in policy.expect:
+            if not self._reached(pattern, attempt):
+                how = "launched" if self.launches() is not None else "resident"
+                message = f"the test never reached its kernel: nothing that matches {pattern!r} was {how} in the call"
+                verdict.violations.append(Violation(message))
+                verdict.verdict = "violated"
+
+    def _reached(self, pattern: str, attempt: Attempt) -> str:
+        counts = self.launches()
+        if counts is not None:
+            launched = {name: n - attempt.launches.get(name, 0) for name, n in counts.items()}
+            hits = sum(n for name, n in launched.items() if n and _matches(pattern, "triton", name))
+            return f"launched {hits} times" if hits else ""
+        resident = {(monitor.name, name) for monitor in self.monitors for name in monitor.resident().values()}
+        return "resident" if any(_matches(pattern, *variant) for variant in resident) else ""
+
+    def _stick(self, verdict: Verdict) -> None:
+        """Keep a violated test violated: its second attempt is warm and proves nothing."""
+        first = next((v for v in self.verdicts.get(verdict.nodeid, ()) if v.violated), None)
+        if first is not None and not verdict.violated:
+            verdict.verdict, verdict.violations = "violated", first.violations
+
+    def _evidence(self, attempt: Attempt, verdict: Verdict, policy: Policy | None) -> dict[str, Any]:
+        counts = self.launches()
+        made = None if counts is None else sum(counts.values()) - sum(attempt.launches.values())
+        return {
+            "monitors_armed": sorted(monitor.name for monitor in self.monitors if monitor.state == "armed"),
+            "processes": [os.getpid()],
+            "warmup_events": len(self._warming_events()),
+            "launches": made,
+            "expected": {p: self._reached(p, attempt) or "missing" for p in (policy.expect if policy else ())},
+        }
+
+    def finish(self) -> dict[str, Any]:
+        """Return the record that sums this process up, for findings over all processes."""
+        return {
+            "record": "session",
+            "monitors": [monitor.to_wire() for monitor in self.monitors],
+            "ever_armed": sorted(self._ever_armed),
+            "order_dependent": self.order_dependent,
+            "launches": self.launches(),
+        }
+
+
+def _matches(pattern: str, system: str, full_name: str) -> bool:
+    module, _, kernel = full_name.rpartition(".")
+    return matches(pattern, system, kernel, module)
+
+
+def _identity(event: CompileEvent) -> object:
+    """Return what two events of the same variant share."""
+    if event.artifact_hash:
+        return event.artifact_hash
+    return (event.system, event.full_name, event.kind, event.key) if event.key else None
