@@ -53,7 +53,7 @@ def report(options: argparse.Namespace) -> int:
     except OSError as error:
         raise Unusable(f"cannot read the journals: {error}") from error
     if not processes:
-        raise Unusable(f"{options.folder} holds no journals (*.jsonl); expected the journal folder of a run")
+        raise Unusable(f"{options.folder} holds no journals (*.jsonl); expected {_expected(options.folder)}")
     built = build(processes, baseline_debts=_debts(options.baseline))
     places = {"journal": options.folder, "JSON": options.json, "Markdown": options.markdown}
     shown = {what: str(where) for what, where in places.items() if where}
@@ -63,6 +63,12 @@ def report(options: argparse.Namespace) -> int:
         print(text)
     _write(built, options)
     return EXIT_PASSED if built.passed else EXIT_FAILED
+
+
+def _expected(folder: Path) -> str:
+    """Say what to give instead: a folder given as --jitguard-journal holds a folder for each run."""
+    runs = sorted({journal.parent for journal in folder.glob("*/*.jsonl")})
+    return f"one of its runs, such as {runs[-1]}" if runs else "the journal folder of a run"
 
 
 def _debts(path: Path | None) -> frozenset[Debt] | None:

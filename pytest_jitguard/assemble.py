@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import platform
 import shutil
@@ -18,14 +17,13 @@ from typing import Any
 import pytest
 
 import pytest_jitguard
+from pytest_jitguard import early
 from pytest_jitguard.core import baseline as baselines
 from pytest_jitguard.core.baseline import Baseline
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.core.settings import BY_NAME, SETTINGS, Settings
 from pytest_jitguard.monitors import BUILTIN, MonitorError, MonitorSet
-from pytest_jitguard.monitors._patch import when_imported
-from pytest_jitguard.offline import OfflineTarget, gpu_from_mapping, parse_target
-from pytest_jitguard.processes import caches
+from pytest_jitguard.offline import OfflineTarget
 from pytest_jitguard.processes.journal import Journal, make_folder
 from pytest_jitguard.session import GuardSession
 
@@ -65,18 +63,19 @@ def role_of(config: pytest.Config) -> str:
 def build(config: pytest.Config, settings: Settings) -> Process:
     """Check what can be checked now, then set this process up. Raises UsageError naming setting, value and remedy."""
     role = role_of(config)
+    early.prepare(config, settings, worker=role == "xdist worker")
     try:
         _check_interpreter(settings)
         _check_monitors(settings)
         baseline = _load_baseline(settings)
-        for name in ("json", "markdown"):
-            _check_writable(getattr(settings, name), BY_NAME[name].option)
-        offline = _offline(settings)
-    except (ValueError, OSError) as error:
+        if role != "xdist worker":
+            _check_outputs(settings)
+    except ValueError as error:
         raise pytest.UsageError(f"jitguard: {error}") from error
     folder, keep = _journal_folder(config, settings, role)
+    offline = early.offline_target(config)
     process = Process(role, settings, folder, Journal(folder, role), baseline, offline, keep_folder=keep)
-    _redirect_caches(process)
+    config.add_cleanup(process.close)
     process.journal.write(_environment(config, process))
     if role != "xdist controller":
         _watch(config, process)
@@ -87,25 +86,23 @@ def _watch(config: pytest.Config, process: Process) -> None:
     recorder = Recorder(process.journal.image, process.journal.write, host=platform.node(), role=process.role)
     monitors = MonitorSet(process.settings.monitors, recorder)
     process.undo.append(monitors.disarm)
-    offline = process.offline
-    if offline is not None:
-        # Before the monitors, so that nothing of a library's start-up asks the real driver first.
-        when_imported("triton", offline.install_triton)
-        when_imported("torch", offline.install_torch)
-        process.undo.append(offline.uninstall)
     monitors.arm()
     process.session = GuardSession(
         process.settings,
         recorder,
         monitors,
         baseline=process.baseline,
-        launch_counts=offline.launches if offline else None,
+        launch_counts=process.offline.launches if process.offline else None,
         root=str(config.rootpath),
     )
 
 
+_TRITON_YES = ("1", "true", "on", "yes", "y")
+"""What Triton takes for a switched on variable."""
+
+
 def _check_interpreter(settings: Settings) -> None:
-    if os.environ.get("TRITON_INTERPRET", "") not in ("", "0") and "interpret" not in settings.waive:
+    if os.environ.get("TRITON_INTERPRET", "").lower() in _TRITON_YES and "interpret" not in settings.waive:
         raise ValueError(
             f"TRITON_INTERPRET={os.environ['TRITON_INTERPRET']}: interpreted kernels compile nothing, so nothing could "
             "be seen; unset it, or waive this with --jitguard-waive=interpret"
@@ -114,9 +111,12 @@ def _check_interpreter(settings: Settings) -> None:
 
 def _check_monitors(settings: Settings) -> None:
     for name in settings.monitors:
-        if name in BUILTIN and importlib.util.find_spec(name) is None:
+        if name in BUILTIN and not early.is_installed(name):
             raise MonitorError(f"{BY_NAME['monitors'].option}: {name} was asked for by name, but is not installed")
-    MonitorSet(settings.monitors, Recorder("check", lambda record: None))
+    try:
+        MonitorSet(settings.monitors, Recorder("check", lambda record: None))
+    except MonitorError as error:
+        raise MonitorError(f"{BY_NAME['monitors'].option}: {error}") from error
 
 
 def _load_baseline(settings: Settings) -> Baseline:
@@ -129,40 +129,31 @@ def _load_baseline(settings: Settings) -> Baseline:
         raise ValueError(f"{option}: {path} does not exist; create it with --jitguard-update-baseline")
     try:
         return baselines.parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{option}: {path} cannot be read: {error.strerror}; expected a path to a file") from error
     except (baselines.BaselineError, UnicodeDecodeError) as error:
         raise ValueError(f"{option}: {path} {error}") from error
 
 
-def _check_writable(target: str | None, option: str) -> None:
+def _check_outputs(settings: Settings) -> None:
     """Find out at the start, not after an hour of tests, that a report cannot be written."""
-    if target is None:
-        return
-    path = Path(target)
+    for name in ("json", "markdown", *(["baseline"] if settings.update_baseline else [])):
+        target = getattr(settings, name)
+        if target is not None:
+            _check_writable(Path(target), BY_NAME[name].option)
+
+
+def _check_writable(path: Path, option: str) -> None:
     existed = path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8"):
             pass
     except OSError as error:
-        raise ValueError(
-            f"{option}: {target} cannot be written: {error.strerror}; expected a path to a file"
-        ) from error
+        why = error.strerror
+        raise ValueError(f"{option}: {path} cannot be written: {why}; expected a path to a file") from error
     if not existed:
-        path.unlink()
-
-
-def _offline(settings: Settings) -> OfflineTarget | None:
-    if settings.offline is None:
-        return None
-    option = BY_NAME["offline"].option
-    try:
-        extra = {name: gpu_from_mapping(name, table) for name, table in settings.structured.gpus.items()}
-        gpu = parse_target(settings.offline, extra)
-    except ValueError as error:
-        raise ValueError(f"{option}: {error}") from error
-    if importlib.util.find_spec("triton") is None:
-        raise ValueError(f"{option}: {settings.offline} needs Triton, which is not installed")
-    return OfflineTarget(gpu, "meta" if settings.offline_tensors == "meta" else "cpu")
+        path.unlink(missing_ok=True)
 
 
 def _journal_folder(config: pytest.Config, settings: Settings, role: str) -> tuple[Path, bool]:
@@ -179,14 +170,6 @@ def _journal_folder(config: pytest.Config, settings: Settings, role: str) -> tup
         raise pytest.UsageError(
             f"jitguard: {option}: {settings.journal} cannot be created: {error.strerror}"
         ) from error
-
-
-def _redirect_caches(process: Process) -> None:
-    """Start cold where asked; xdist workers inherit the environment of their controller."""
-    if process.settings.cache == "cold" and process.role != "xdist worker":
-        folder = Path(tempfile.mkdtemp(prefix="jitguard-cold-"))
-        process.undo.append(lambda: shutil.rmtree(folder, ignore_errors=True))
-        process.undo.append(caches.redirect(folder))
 
 
 def _environment(config: pytest.Config, process: Process) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import os
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,40 @@ class Conclusion:
         self.display = display
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection(self) -> Generator[None, Any, Any]:
+        """Keep for the report why nothing was collected."""
+        try:
+            return (yield)
+        except pytest.UsageError as error:
+            self._note_usage(error)
+            raise
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, Any, Any]:
         """Fail the session for findings; a usage error that a worker found becomes one here, where pytest shows it."""
-        result = yield
+        try:
+            result = yield
+        except pytest.UsageError as error:
+            self._note_usage(error)
+            raise
+        except (KeyboardInterrupt, session.Failed):
+            # Tests that could not be warmed up may have stopped the run: then the mistake is the story.
+            self._raise_usage(self._conclude())
+            raise
         report = self._conclude()
-        if report.usage_errors:
-            raise pytest.UsageError("jitguard: " + "\n".join(error.message for error in report.usage_errors))
+        self._raise_usage(report)
         if report.failing:
             session.testsfailed += 1
         return result
+
+    def _note_usage(self, error: pytest.UsageError) -> None:
+        message = "\n".join(str(part) for part in error.args).removeprefix("jitguard: ")
+        record = {"record": "finding", "name": "usage", "message": message, "remedy": "", "severity": "usage"}
+        self.process.journal.write(record)
+
+    def _raise_usage(self, report: model.RunReport) -> None:
+        if report.usage_errors:
+            raise pytest.UsageError("jitguard: " + "\n".join(error.message for error in report.usage_errors))
 
     def _conclude(self) -> model.RunReport:
         settings, journal = self.process.settings, self.process.journal
@@ -83,18 +109,61 @@ class Conclusion:
         args = [str(arg) for arg in self.config.args]
         return any("::" in arg or Path(arg).is_file() for arg in args) or bool(self.config.getoption("lf", False))
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
-        """Write the documents, also when the session was interrupted."""
-        report, settings = self._conclude(), self.process.settings
-        if settings.json:
-            json_report.write(report.document, Path(settings.json))
-        if settings.markdown:
-            from pytest_jitguard.reporters import markdown
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, Any, Any]:
+        """Write the documents, also when the session was interrupted, and once xdist has ended its workers."""
+        result = yield
+        report = self._conclude()
+        problems = self._write(report)
+        self.display.problems = problems
+        if (report.failing or problems) and session.exitstatus in _GREEN:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if problems or any(process["died"] for process in report.document["processes"]):
+            self.process.keep_folder = True
+        return result
 
-            markdown.append(Path(settings.markdown), markdown.render(report))
+    def _write(self, report: model.RunReport) -> list[str]:
+        """Write what was asked for, each whatever became of the others; return what could not be written, and why."""
+        problems = []
+        for what, path, write in self._documents(report):
+            try:
+                write(path)
+            except OSError as error:
+                problems.append(f"{what} {path} could not be written: {error.strerror or error}")
+        return problems
+
+    def _documents(self, report: model.RunReport) -> list[tuple[str, Path, Callable[[Path], None]]]:
+        settings = self.process.settings
+        wanted: list[tuple[str, Path, Callable[[Path], None]]] = []
+        if settings.json:
+            wanted.append(("JSON", Path(settings.json), lambda path: json_report.write(report.document, path)))
+        if settings.markdown:
+            wanted.append(("Markdown", Path(settings.markdown), lambda path: _append_markdown(report, path)))
+        if summary := _step_summary():
+            wanted.append(("GitHub step summary", summary, lambda path: _append_markdown(report, path)))
         if settings.update_baseline and settings.baseline:
-            # What was not asked for may still be owed.
-            unseen = self.process.baseline.debts if self._is_partial() else frozenset()
-            text = baselines.render([*report.known_debts, *report.new_debts, *unseen])
-            Path(settings.baseline).write_text(text, encoding="utf-8")
+            wanted.append(("baseline", Path(settings.baseline), lambda path: self._update_baseline(report, path)))
+        return wanted
+
+    def _update_baseline(self, report: model.RunReport, path: Path) -> None:
+        # What did not come to its turn may still be owed.
+        unseen = self.process.baseline.debts if report.partial else frozenset()
+        text = baselines.render([*report.known_debts, *report.new_debts, *unseen])
+        path.write_text(text, encoding="utf-8")
+
+
+_GREEN = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+
+
+def _append_markdown(report: model.RunReport, path: Path) -> None:
+    from pytest_jitguard.reporters import markdown
+
+    markdown.append(path, markdown.render(report, markdown.room_in(path)))
+
+
+def _step_summary() -> Path | None:
+    """Return the file that GitHub shows on the page of a workflow's run."""
+    if os.environ.get("GITHUB_ACTIONS") != "true":
+        return None
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    return Path(summary) if summary else None

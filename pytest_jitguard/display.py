@@ -19,6 +19,7 @@ class Display:
         self.config = config
         self.process = process
         self.report: model.RunReport | None = None
+        self.problems: list[str] = []
         self._printed: set[tuple[str, str]] = set()
 
     @property
@@ -28,13 +29,16 @@ class Display:
 
     def pytest_report_header(self) -> list[str]:
         """Say in one line that the guard is on, and how."""
-        return [text for text, _ in terminal.header(self.process.settings)]
+        journal = f"; journal in {self.process.folder}"
+        return [f"{text}{journal}" for text, _ in terminal.header(self.process.settings)]
 
     def say(self, lines: Iterable[Line]) -> None:
         """Write lines now, wherever pytest's own progress stands."""
         if self._terminal is None or self.config.get_verbosity() < -1:
             return
         self._terminal.ensure_newline()
+        if self._terminal._tw.width_of_current_line:
+            self._terminal.line("")  # xdist writes letters past the reporter's own count
         for text, markup in lines:
             self._terminal.write_line(text, **markup)
 
@@ -67,14 +71,15 @@ class Display:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the summary section, if there is anything to say."""
-        if self.report is None:
-            return
+        if self.report is None or self.report.usage_errors:
+            return  # a usage error is told by pytest, as the last line
         lines = terminal.summary(
             self.report,
             verbose=self.config.get_verbosity(),
             width=terminalreporter._tw.fullwidth,
             places=self._places(),
         )
+        lines = [*((problem, {"red": True, "bold": True}) for problem in self.problems), *lines]
         if not lines:
             return
         terminalreporter.section("jitguard")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,12 +11,35 @@ from pytest_jitguard.assemble import Process
 
 
 class Controller:
-    """Hooks of an xdist controller, which runs no test: its workers run the warmup and the guard."""
+    """Hooks of an xdist controller, which runs no test: its workers run the warmup and the guard.
 
-    def __init__(self, process: Process) -> None:
+    `say_warmed` is called once, as soon as every worker has come through its warmup.
+    """
+
+    def __init__(self, process: Process, say_warmed: Callable[[], None]) -> None:
         self.process = process
+        self._say_warmed = say_warmed
+        self._warming: set[str] = set()
+        self._said = False
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker where this run's journals lie."""
         node.workerinput["jitguard"] = {"folder": str(self.process.folder)}
+        self._warming.add(node.gateway.id)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Wait no longer for a worker that is gone."""
+        self._is_warm(node)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Take a worker that reports a test for warm."""
+        self._is_warm(getattr(report, "node", None))
+
+    def _is_warm(self, node: Any) -> None:
+        self._warming.discard(getattr(getattr(node, "gateway", None), "id", ""))
+        if not self._warming and not self._said:
+            self._said = True
+            self._say_warmed()

@@ -53,22 +53,20 @@ class ActiveJitGuard(JitGuard):
     @contextlib.contextmanager
     def warmup(self) -> Iterator[None]:
         """Open a warmup window inside the test."""
-        with self._session.phase("warmup", explicit=True):
+        with self._session.block("warmup"):
             yield
 
     @contextlib.contextmanager
     def serving(self, label: str = "") -> Iterator[None]:
         """Open a judged window inside the test."""
-        with self._session.phase("serving", label, explicit=True):
+        with self._session.block("serving", label):
             yield
 
     @contextlib.contextmanager
     def allow(self, reason: str) -> Iterator[None]:
         """Open a window of the same phase whose events are exempt."""
         _check_reason(reason)
-        around = self._session.phases.current
-        phase = around.phase if around else "between"
-        with self._session.phase(phase, explicit=bool(around and around.explicit), allowed=reason):
+        with self._session.block(allowed=reason):
             yield
 
     @property

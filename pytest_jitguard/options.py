@@ -13,6 +13,9 @@ from pytest_jitguard.core.settings import SETTINGS, Setting, Settings, SettingsE
 
 _UNSET = object()
 
+_INI_TYPES: dict[str, Any] = {"flag": "bool", "list": "linelist", "seconds": "float"}
+"""Forms whose values native TOML writes as something else than text."""
+
 MARKERS = (
     "jitguard(*, warmup=None, mode=None, fail_on=None, max_events=None, max_seconds=None, monitors=None, expect=None): "
     "guard this test: fail it if its call compiles a kernel. warmup: 'package.module:callable' or a callable (or a "
@@ -29,10 +32,12 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("jitguard", "guard serving tests against JIT compiles")
     for setting in SETTINGS:
         _add_option(group, setting)
-        # Numbers and choices are parsed by us: pytest knows int and float ini types only from 8.4.
-        kind: Any = {"flag": "string", "list": "linelist"}.get(setting.form, "string")
-        kind = "bool" if setting.form == "flag" else kind
-        parser.addini(setting.key, help=setting.help, type=kind, default=None if kind != "linelist" else [])
+        kind = _INI_TYPES.get(setting.form, "string")
+        default: Any = [] if kind == "linelist" else None
+        try:
+            parser.addini(setting.key, help=setting.help, type=kind, default=default)
+        except (AssertionError, ValueError):  # before pytest 8.4 there were no numbers
+            parser.addini(setting.key, help=setting.help, type="string", default=default)
 
 
 def _add_option(group: Any, setting: Setting) -> None:
@@ -74,26 +79,42 @@ def read_settings(config: pytest.Config) -> Settings:
 
 def _read(config: pytest.Config, setting: Setting) -> tuple[Any, str]:
     """Return a setting's value and where it came from: the one place that knows the precedence."""
+    here = config.invocation_params.dir
     try:
-        option = config.getoption(setting.key, default=None)
+        option = _option(config, setting)
         if option is not None:
-            return setting.parse(option, setting.option), "option"
-        if os.environ.get(setting.variable, "") != "":
-            return setting.parse(
-                os.environ[setting.variable], f"environment variable {setting.variable}"
-            ), "environment"
+            return _placed(setting, setting.parse(option, setting.option), here), "option"
+        variable = os.environ.get(setting.variable, "")
+        if variable != "":
+            value = setting.parse(variable, f"environment variable {setting.variable}")
+            return _placed(setting, value, here), "environment"
         ini = _ini(config, setting)
         if ini is not _UNSET:
-            return setting.parse(ini, f"ini value {setting.key}"), "ini"
+            return _placed(setting, setting.parse(ini, f"ini value {setting.key}"), _ini_folder(config)), "ini"
     except SettingsError as error:
         raise pytest.UsageError(f"jitguard: {error}") from error
     return setting.default, "default"
 
 
+def _option(config: pytest.Config, setting: Setting) -> Any:
+    """Return what the command line says; while conftests are loaded, only a first reading of it exists."""
+    value = config.getoption(setting.key, default=None)
+    return getattr(config.known_args_namespace, setting.key, None) if value is None else value
+
+
+def _placed(setting: Setting, value: Any, folder: Path) -> Any:
+    """Make a path independent of the folder that tests may change into."""
+    return str(folder / value) if setting.form == "path" and value is not None else value
+
+
+def _ini_folder(config: pytest.Config) -> Path:
+    return config.inipath.parent if config.inipath else config.rootpath
+
+
 def _ini(config: pytest.Config, setting: Setting) -> Any:
     try:
         value = config.getini(setting.key)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, pytest.UsageError) as error:
         # What pytest refuses by itself (a bool that is none) reads better with the name in front.
         raise SettingsError(f"ini value {setting.key}: {error}; expected {setting.expects()}") from error
     return _UNSET if value is None or value == [] else value
@@ -101,13 +122,14 @@ def _ini(config: pytest.Config, setting: Setting) -> Any:
 
 def _read_structured(config: pytest.Config) -> Structured:
     """Read `[tool.jitguard]` of pyproject.toml, or jitguard.toml, beside the ini file or in the root directory."""
-    folder = config.inipath.parent if config.inipath else config.rootpath
+    folder = _ini_folder(config)
     own, shared = folder / "jitguard.toml", folder / "pyproject.toml"
     tables: list[tuple[Path, Any]] = []
     if own.is_file():
         tables.append((own, _toml(own)))
     if shared.is_file():
-        table = _toml(shared).get("tool", {}).get("jitguard")
+        tool = _toml(shared).get("tool")
+        table = tool.get("jitguard") if isinstance(tool, dict) else None
         if table is not None:
             tables.append((shared, table))
     if len(tables) > 1:
@@ -128,4 +150,6 @@ def _toml(path: Path) -> dict[str, Any]:
         table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: is not valid TOML: {error}") from error
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,16 +12,8 @@ from pytest_jitguard import options
 if TYPE_CHECKING:
     from pytest_jitguard.fixtures import JitGuard
 
-_DRY_RUNS = (
-    "collectonly",
-    "setupplan",
-    "setuponly",
-    "showfixtures",
-    "show_fixtures_per_test",
-    "markers",
-    "help",
-    "version",
-)
+_HELP = ("help", "version")
+_DRY_RUNS = (*_HELP, "collectonly", "setupplan", "setuponly", "showfixtures", "show_fixtures_per_test", "markers")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,11 +21,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options.add_options(parser)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Conftests may import JIT libraries and ask them for GPUs: a cold cache and an offline target stand before."""
+    if any(getattr(early_config.known_args_namespace, name, False) for name in _HELP):
+        return
+    if options.is_enabled(early_config):
+        from pytest_jitguard import early
+
+        # Only a variable tells here that this is a worker. A pytest that a worker's test starts has it too, and gets
+        # what it lacks when it is configured.
+        worker = "PYTEST_XDIST_WORKER" in os.environ
+        early.prepare(early_config, options.read_settings(early_config), worker=worker)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers always, for strict marker checks, and the guard only where it is wanted."""
     for line in options.MARKERS:
         config.addinivalue_line("markers", line)
-    if not options.is_enabled(config):
+    if any(config.getoption(name, default=False) for name in _HELP) or not options.is_enabled(config):
         return
     settings = options.read_settings(config)
     if any(config.getoption(name, default=False) for name in _DRY_RUNS):

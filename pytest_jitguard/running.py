@@ -17,16 +17,16 @@ from pytest_jitguard.warmups import Warmups
 def start(config: pytest.Config, settings: Settings) -> None:
     """Switch the guard on for this process."""
     process = build(config, settings)
-    config.add_cleanup(process.close)
     display = Display(config, process)
     manager = config.pluginmanager
-    if process.role != "xdist worker":
-        manager.register(Conclusion(config, process, display), "jitguard-conclusion")
-        manager.register(display, "jitguard-display")
     if process.role == "xdist controller":
-        manager.register(Controller(process), "jitguard-controller")
-        return
-    _start_guard(config, process, display)
+        manager.register(Controller(process, display.say_warmed), "jitguard-controller")
+    else:
+        _start_guard(config, process, display)
+    if process.role != "xdist worker":
+        manager.register(display, "jitguard-display")
+        # Last, so that its hooks lie around all others: it concludes from what they note at their end.
+        manager.register(Conclusion(config, process, display), "jitguard-conclusion")
 
 
 def _start_guard(config: pytest.Config, process: Process, display: Display) -> None:

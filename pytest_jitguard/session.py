@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,15 +24,20 @@ from pytest_jitguard.monitors import Monitor, MonitorSet
 
 @dataclass
 class Attempt:
-    """One attempt of one test while it runs. `first_event` is where the recorder stood when it began."""
+    """One attempt of one test while it runs.
+
+    `first_event` is where the recorder stood when it began. `policy` is None for a test that is not guarded, unless it
+    calls `serving()`: then `policy_of_blocks` holds. `left_open` are blocks that setup opened around the call.
+    """
 
     nodeid: str
     number: int
     first_event: int
     policy: Policy | None
-    groups: frozenset[str] = frozenset()
+    policy_of_blocks: Policy
+    groups: set[str] = field(default_factory=set)
     launches: dict[str, int] = field(default_factory=dict)
-    call: Window | None = None
+    left_open: list[Window] = field(default_factory=list)
 
 
 class GuardSession:
@@ -68,19 +74,23 @@ class GuardSession:
         self._warming_known = 0
         self._first_owner: dict[object, str] = {}
         self._ever_armed: set[str] = set()
+        # The innermost block of the running thread or async task.
+        self._block: ContextVar[Window | None] = ContextVar("block", default=None)
 
     # -- phases --------------------------------------------------------------------------------------------------------
 
     def open(self, phase: str, label: str = "", **details: Any) -> Window:
         """Open a window now, and tell the journal."""
-        window = self.phases.open(phase, label, time.monotonic(), **details)
+        window = self.phases.open(phase, label, time.monotonic(), around=self._block.get(), **details)
         self.recorder.note(window.open_record())
         return window
 
-    def close(self, window: Window) -> None:
-        """Close a window now, and whatever is still open inside."""
-        for closed in self.phases.close(window, time.monotonic()):
-            self.recorder.note(closed.close_record())
+    def close(self, window: Window) -> list[Window]:
+        """Close a window now, and whatever is still open inside; return what was closed."""
+        closed = self.phases.close(window, time.monotonic())
+        for inner in closed:
+            self.recorder.note(inner.close_record())
+        return closed
 
     @contextlib.contextmanager
     def phase(self, phase: str, label: str = "", **details: Any) -> Iterator[Window]:
@@ -92,9 +102,39 @@ class GuardSession:
         finally:
             self.settle()
             self.close(window)
-            # A `with jitguard.warmup()` block warms its own test only.
-            if phase in WARMING_PHASES and not window.explicit:
+            if phase in WARMING_PHASES:
                 self._keep(before, window.owner)
+
+    @contextlib.contextmanager
+    def warming(self, phase: str, label: str, group: str, beside: Iterable[str] = ()) -> Iterator[Window]:
+        """Open the window of what warms for a group of tests: a marker's warmup or a fixture of wider scope.
+
+        Only what the session, this group and the groups `beside` warmed is in the lookups meanwhile: the group must not
+        miss a variant for the reason that somebody else happened to have compiled it.
+        """
+        hidden = self._make_resident_for({group, *beside})
+        try:
+            with self.phase(phase, label, owner=group, attempt=0) as window:
+                yield window
+        finally:
+            for monitor, tokens in hidden.items():
+                monitor.recall(tokens)
+            self.use(group)
+
+    @contextlib.contextmanager
+    def block(self, phase: str = "", label: str = "", allowed: str = "") -> Iterator[Window]:
+        """Open a block of the running test's own, by default of the phase around it; it warms for that test only."""
+        mine = self._block.get()
+        around = self.phases.inside(mine)
+        kind, explicit = (phase, True) if phase else (around.phase, around.explicit) if around else ("between", False)
+        window = self.open(kind, label, explicit=explicit, allowed=allowed, block=True)
+        self._block.set(window)
+        try:
+            yield window
+        finally:
+            self.settle()
+            self.close(window)
+            self._block.set(mine)
 
     def keep_shared(self) -> None:
         """Count as warmed for every test whatever is resident now."""
@@ -133,11 +173,21 @@ class GuardSession:
         else:
             self.order_dependent = True
 
-    def _make_resident_for(self, groups: frozenset[str]) -> None:
-        """Leave in the lookups exactly what is warmed for a test that uses these groups."""
+    def _make_resident_for(self, groups: Collection[str]) -> dict[Monitor, set[Any]]:
+        """Leave in the lookups exactly what is warmed for users of these groups; return what was taken out."""
+        hidden = {}
         for monitor, residency in self._residency.items():
-            self._forget(monitor, residency.foreign(monitor.resident(), groups))
+            hidden[monitor] = residency.foreign(monitor.resident(), groups)
+            self._forget(monitor, hidden[monitor])
             monitor.recall(residency.of(groups))
+        return hidden
+
+    def use(self, group: str) -> None:
+        """Count what a group warmed as warmed for the running test, from now on."""
+        if self.attempt is not None:
+            self.attempt.groups.add(group)
+        for monitor, residency in self._residency.items():
+            monitor.recall(residency.of([group]))
 
     def _forget_strays(self) -> None:
         """Take out what no warmup made resident: the test's own compiles, and those between tests."""
@@ -146,15 +196,23 @@ class GuardSession:
 
     # -- tests ---------------------------------------------------------------------------------------------------------
 
-    def begin_test(self, nodeid: str, policy: Policy | None, groups: Iterable[str] = ()) -> Attempt:
+    def begin_test(
+        self,
+        nodeid: str,
+        policy: Policy | None,
+        groups: Iterable[str] = (),
+        *,
+        policy_of_blocks: Policy | None = None,
+    ) -> Attempt:
         """Begin an attempt of a test; without a policy it is recorded, not judged (unless it calls `serving()`).
 
-        `groups` are the wide-scope fixtures and marker warmups that the test uses: what they warmed counts for it.
+        `groups` are the marker's warmups: what they warmed counts for the test. Fixtures join when they are used.
         """
-        used = frozenset(groups)
+        used = set(groups)
         self._make_resident_for(used)
         self._attempts[nodeid] = number = self._attempts.get(nodeid, 0) + 1
-        self.attempt = Attempt(nodeid, number, len(self.recorder.events), policy, used)
+        of_blocks = policy_of_blocks or self.default_policy()
+        self.attempt = Attempt(nodeid, number, len(self.recorder.events), policy, of_blocks, used)
         return self.attempt
 
     def end_test(self) -> None:
@@ -173,11 +231,23 @@ class GuardSession:
         """Open the setup, serving or teardown window of the running attempt."""
         attempt = self.attempt
         assert attempt is not None
-        with self.phase(phase, attempt.nodeid, owner=attempt.nodeid, attempt=attempt.number) as window:
-            if phase == "serving":
-                attempt.call = window
-                attempt.launches = self.launches() or {}
+        window = self.open(phase, attempt.nodeid, owner=attempt.nodeid, attempt=attempt.number)
+        if phase == "serving":
+            attempt.launches = self.launches() or {}
+            self._reopen(attempt.left_open)
+        try:
             yield window
+        finally:
+            self.settle()
+            left = self.close(window)[:-1]
+            attempt.left_open = [inner for inner in reversed(left) if inner.block] if phase == "setup" else []
+
+    def _reopen(self, blocks: Iterable[Window]) -> None:
+        """Carry on blocks that a fixture opened around its `yield`: they hold for the call as well."""
+        for block in blocks:
+            phase = "serving" if block.allowed and not block.explicit else block.phase
+            again = self.open(phase, block.label, explicit=block.explicit, allowed=block.allowed, block=True)
+            self._block.set(again)
 
     def launches(self) -> dict[str, int] | None:
         """Return launches by `module.kernel` so far, None where nobody counts."""
@@ -192,16 +262,27 @@ class GuardSession:
         placed = [(event, self.place(event)) for event in self.recorder.events[attempt.first_event :]]
         return [(e, p) for e, p in placed if p.owner == attempt.nodeid and p.attempt == attempt.number]
 
-    def judge(self, attempt: Attempt) -> Verdict:
-        """Judge the call that just ended. An earlier attempt that was violated stays violated: this one was warm."""
-        policy = self._effective_policy(attempt)
+    def judge_so_far(self, attempt: Attempt) -> Verdict:
+        """Judge what was served until now."""
+        policy = self.policy_of(attempt)
         verdict = Verdict(attempt.nodeid, "unguarded", attempt=attempt.number)
         if policy is not None:
             verdict.mode = policy.mode
             served = [Served(e, p.label, p.allowed) for e, p in self.events_of(attempt) if p.served]
             background = self.background(attempt) if served else Background()
             judge(verdict, served, policy, background, self._is_known, time.monotonic())
-            self._expect(verdict, attempt, policy)
+        return verdict
+
+    def judge(self, attempt: Attempt, *, completed: bool = True) -> Verdict:
+        """Judge the call that just ended. An earlier attempt that was violated stays violated: this one was warm.
+
+        A call that was not `completed`, for it skipped or failed, need not have reached the kernels it was to reach.
+        """
+        policy = self.policy_of(attempt)
+        verdict = self.judge_so_far(attempt)
+        if policy is not None:
+            if completed:
+                self._expect(verdict, attempt, policy)
             self._stick(verdict)
         verdict.evidence = self._evidence(attempt, verdict, policy)
         self.verdicts.setdefault(attempt.nodeid, []).append(verdict)
@@ -216,9 +297,10 @@ class GuardSession:
             verdict.evidence = {"not_run": "skipped" if outcome == "skipped" else "failed in setup"}
             self.recorder.note(verdict.to_wire())
 
-    def _effective_policy(self, attempt: Attempt) -> Policy | None:
+    def policy_of(self, attempt: Attempt) -> Policy | None:
+        """Return the rules for an attempt, None for one that is not guarded."""
         if attempt.policy is None and self.phases.has_explicit_serving(attempt.nodeid, attempt.number):
-            return self.default_policy()
+            return attempt.policy_of_blocks
         return attempt.policy
 
     def default_policy(self) -> Policy:

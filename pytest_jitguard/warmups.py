@@ -28,7 +28,7 @@ class Warmups:
         settings, session = self._process.settings, self._session
         session.prove()
         turn = once.turn(self._process.folder / "turns", group or "session") if self._takes_turns() else None
-        with session.phase("warmup", group or "session", owner=group, attempt=0), self._progress() as progress:
+        with session.warming("warmup", group or "session", group), self._progress() as progress:
             context = WarmupContext(settings.offline, settings, progress.message)
             result = run(steps, context, timeout=settings.warmup_timeout, turn=turn)
         session.recorder.note({"record": "warmup", "label": group, **result.to_wire()})

@@ -28,17 +28,18 @@ class GuardedRun:
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         monkeypatch.setenv("NO_COLOR", "1")
         self.plugins = ["-p", "pytest_jitguard.plugin"]
+        self.args: tuple[str, ...] = ()
 
     def suite(self, body: str, name: str = "test_suite.py") -> None:
         """Write a test module that has fakejit, pytest and time at hand."""
         self.pytester.makepyfile(**{name.removesuffix(".py"): "import fakejit, pytest, time\n" + _dedent(body)})
 
-    def run(self, *args: str, on: bool = True, fake: bool = True) -> pytest.RunResult:
+    def run(self, *args: str, on: bool = True, fake: bool = True, timeout: float = 120) -> pytest.RunResult:
         """Run pytest; `--jitguard` and the fake JIT's monitor are added unless switched off."""
         ours = ["--jitguard", f"--jitguard-json={self.path / 'report.json'}"] if on else []
         ours += ["--jitguard-monitors=fakejit_monitor:FakeMonitor"] if on and fake else []
         command = [sys.executable, "-m", "pytest", *self.plugins, *ours, *args]
-        return self.pytester.run(*command, timeout=120)
+        return self.pytester.run(*command, timeout=timeout)
 
     @property
     def report(self) -> Any:

@@ -12,6 +12,12 @@ def warmup_as_it_was() -> None:
     serve(16)
 
 
+def warmup_with_a_large_batch() -> None:
+    """Warm up with one large batch as well: the Triton path is reached, in one of its six classes."""
+    warmup_as_it_was()
+    serve(500)
+
+
 def warmup_that_covers() -> None:
     """Run one batch for each variant of the kernel that a request can reach."""
     for tokens in COVERING_BATCHES:

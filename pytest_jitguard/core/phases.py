@@ -12,12 +12,13 @@ WARMING_PHASES = ("import", "collect", "warmup", "fixture")
 """What is resident through one of these is warmed for every test of the process."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Window:
     """A span of time with a meaning.
 
     `owner` is the node id of the test that it belongs to, empty for windows of the whole session; `attempt` counts
-    the reruns of that test from 1. `explicit` marks a block that the test itself opened (`with jitguard.serving()`).
+    the reruns of that test from 1. `explicit` marks a block that the test itself opened (`with jitguard.serving()`),
+    `block` any block of a test's own: those of several threads or async tasks overlap without being nested.
     """
 
     id: int
@@ -30,6 +31,7 @@ class Window:
     allowed: str = ""
     ended: float | None = None
     parent: Window | None = None
+    block: bool = False
 
     def contains(self, moment: float) -> bool:
         """Tell whether `moment` (monotonic seconds) lies in the window; an open window has no end yet."""
@@ -72,7 +74,7 @@ class Placed:
 
 
 class PhaseLog:
-    """The windows of one process, properly nested, in the order in which they were opened."""
+    """The windows of one process in the order in which they were opened; they nest, save for blocks (see `Window`)."""
 
     def __init__(self) -> None:
         self.windows: list[Window] = []
@@ -90,9 +92,14 @@ class PhaseLog:
         attempt: int | None = None,
         explicit: bool = False,
         allowed: str = "",
+        block: bool = False,
+        around: Window | None = None,
     ) -> Window:
-        """Open a window inside the current one; owner and attempt are inherited unless given."""
-        around = self.current
+        """Open a window inside `around`, its caller's own block, or else inside the current phase.
+
+        It never goes into the block of another thread or task. Owner and attempt are inherited unless given.
+        """
+        around = self.inside(around)
         window = Window(
             id=len(self.windows) + 1,
             phase=phase,
@@ -103,6 +110,7 @@ class PhaseLog:
             explicit=explicit,
             allowed=allowed,
             parent=around,
+            block=block,
         )
         self.add(window)
         self._open.append(window)
@@ -116,36 +124,52 @@ class PhaseLog:
             self._with_serving.add((window.owner, window.attempt))
 
     def close(self, window: Window, now: float) -> list[Window]:
-        """Close a window, and with it whatever was left open inside; return what was closed, innermost first."""
-        closed = []
-        while window in self._open:
-            inner = self._open.pop()
+        """Close a window, and with it whatever was left open inside; return what was closed, innermost first.
+
+        A block closes alone: what was opened after it may belong to another thread or task, which is still inside.
+        """
+        if window not in self._open:
+            return []
+        at = self._open.index(window)
+        closed = [window] if window.block else self._open[at:][::-1]
+        self._open[at:] = self._open[at + 1 :] if window.block else []
+        for inner in closed:
             inner.ended = now
-            closed.append(inner)
         return closed
 
-    @property
-    def current(self) -> Window | None:
-        """The innermost open window."""
-        return self._open[-1] if self._open else None
+    def inside(self, block: Window | None) -> Window | None:
+        """Return what a new window goes into: its caller's own block if that is still open, else the current phase."""
+        if block is not None and block in self._open:
+            return block
+        return next((window for window in reversed(self._open) if not window.block), None)
 
-    def at(self, moment: float) -> Window | None:
-        """Return the innermost window around a moment (monotonic seconds), None for a moment between windows."""
+    def around(self, moment: float) -> list[Window]:
+        """Return the innermost windows around a moment (monotonic seconds): several only where blocks overlap."""
         before = bisect_right(self._starts, moment)
         if not before:
-            return None
-        # Windows nest, so the last one opened before the moment holds it, or one around that one does, or none.
-        return next((w for w in self.windows[before - 1].ancestry() if w.contains(moment)), None)
+            return []
+        # Roots do not overlap, so whatever holds the moment was opened with or after the last root.
+        root = self.windows[before - 1].ancestry()[-1]
+        first = before - 1
+        while self.windows[first] is not root:
+            first -= 1
+        holding = [window for window in self.windows[first:before] if window.contains(moment)]
+        outer = {outer.id for window in holding for outer in window.ancestry()[1:]}
+        return [window for window in holding if window.id not in outer]
 
     def has_explicit_serving(self, owner: str, attempt: int) -> bool:
         """Tell whether a test opened serving blocks itself; then only those are judged."""
         return (owner, attempt) in self._with_serving
 
     def place(self, moment: float) -> Placed:
-        """Attribute a moment: the one rule by which events get their phase, their test and their block."""
-        window = self.at(moment)
-        if window is None:
-            return Placed("between")
+        """Attribute a moment: the one rule by which events get their phase, their test and their block.
+
+        Where blocks overlap, the strictest counts: a compile holds up whoever is served at that time.
+        """
+        places = [self._place(window) for window in reversed(self.around(moment))]
+        return max(places, key=lambda place: (place.served, not place.allowed), default=Placed("between"))
+
+    def _place(self, window: Window) -> Placed:
         around = window.ancestry()
         explicit = next((w for w in around if w.explicit and w.phase == "serving"), None)
         only_explicit = self.has_explicit_serving(window.owner, window.attempt)

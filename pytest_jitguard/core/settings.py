@@ -27,11 +27,20 @@ class SettingsError(ValueError):
     """A setting whose value cannot be used; the message names the setting, the value and what is accepted."""
 
 
+class _Refused(ValueError):
+    """One item of a list that is not accepted."""
+
+    def __init__(self, value: str) -> None:
+        super().__init__(value)
+        self.value = value
+
+
 @dataclass(frozen=True)
 class Setting:
     """One flat setting: `name` with underscores gives the option, the ini name and the environment variable.
 
-    `form` is `flag`, `text`, `path`, `list`, `choice`, `integer` or `seconds`; `accepted` says in words what is.
+    `form` is `flag`, `text`, `path`, `list`, `choice` or `seconds`; `accepted` says in words what is, and `check` tells
+    it of one item of a list.
     """
 
     name: str
@@ -41,6 +50,7 @@ class Setting:
     metavar: str = ""
     choices: tuple[str, ...] = ()
     accepted: str = ""
+    check: Callable[[str], bool] | None = None
 
     @property
     def option(self) -> str:
@@ -62,18 +72,22 @@ class Setting:
         if self.choices:
             many = "any of " if self.form == "list" else ""
             return many + ", ".join(self.choices)
-        return self.accepted or {"flag": "true or false", "seconds": "a number of seconds above 0"}.get(
-            self.form, "text"
-        )
+        words = self.accepted or _ACCEPTED.get(self.form, "text")
+        return f"{words}, or none" if self.default is None else words
 
     def parse(self, raw: Any, origin: str) -> Any:
         """Turn a value from the command line, the environment or an ini file into the setting's type."""
+        if self.default is None and str(raw).strip().lower() == "none":
+            return None  # so that the command line can take back what an ini file set
         try:
             return _PARSERS[self.form](self, raw)
+        except _Refused as refused:
+            raise SettingsError(f"{origin}: {refused.value!r} is not accepted; expected {self.expects()}") from None
         except ValueError:
             raise SettingsError(f"{origin}: {raw!r} is not accepted; expected {self.expects()}") from None
 
 
+_ACCEPTED = {"flag": "true or false", "seconds": "a number of seconds above 0", "path": "a path"}
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -85,7 +99,10 @@ def _flag(_: Setting, raw: Any) -> bool:
 
 
 def _text(_: Setting, raw: Any) -> str:
-    return str(raw).strip()
+    text = raw.strip() if isinstance(raw, str) else ""
+    if not text:
+        raise ValueError(raw)
+    return text
 
 
 def _choice(setting: Setting, raw: Any) -> str:
@@ -97,8 +114,12 @@ def _choice(setting: Setting, raw: Any) -> str:
 def _list(setting: Setting, raw: Any) -> tuple[str, ...]:
     rows = raw if isinstance(raw, (list, tuple)) else [raw]
     items = tuple(item.strip() for row in rows for item in str(row).replace("\n", ",").split(",") if item.strip())
-    if setting.choices and any(not _is_choice(item, setting.choices) for item in items):
-        raise ValueError(raw)
+    accepts = setting.check or (lambda item: not setting.choices or _is_choice(item, setting.choices))
+    for item in items:
+        if not accepts(item):
+            raise _Refused(item)
+    if setting.default and not items:
+        raise _Refused("")  # no kind that fails, or no monitor, would switch the guard off in silence
     return items
 
 
@@ -112,6 +133,12 @@ def _number(raw: Any, kind: Callable[[Any], Any]) -> Any:
     if not number > 0 or number == float("inf"):
         raise ValueError(raw)
     return number
+
+
+def is_path(path: str) -> bool:
+    """Tell whether a text has the form `package.module:callable`."""
+    module, colon, name = path.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])
 
 
 _PARSERS: dict[str, Callable[[Setting, Any], Any]] = {
@@ -158,6 +185,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Callable that warms up, once per process before the first test (repeatable)",
         metavar="MODULE:CALLABLE",
         accepted="package.module:callable",
+        check=is_path,
     ),
     Setting(
         "warmup_timeout",
@@ -277,8 +305,7 @@ def _step(row: Mapping[str, Any], origin: str) -> WarmupCall:
 
 def check_path(path: str, origin: str) -> None:
     """Check the form `package.module:callable`."""
-    module, colon, name = path.partition(":")
-    if not (colon and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])):
+    if not is_path(path):
         raise SettingsError(f"{origin}: {path!r} is not accepted; expected package.module:callable")
 
 

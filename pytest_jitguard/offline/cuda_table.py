@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -192,13 +191,21 @@ def _stream_table(cuda: OfflineCuda) -> dict[str, Any]:
         "Stream": Stream,
         "ExternalStream": _external_stream(),
         "Event": Event,
-        "StreamContext": functools.partial(StreamContext, state=streams),
+        "StreamContext": _stream_context(streams),
         "stream": lambda stream: StreamContext(stream, streams),
         "set_stream": set_stream,
         "current_stream": cuda.using(lambda: streams.current),
         "default_stream": cuda.using(lambda: streams.default),
         "is_current_stream_capturing": lambda: False,
     }
+
+
+def _stream_context(streams: CurrentStream) -> type[StreamContext]:
+    class Context(StreamContext):  # a class, as in torch: Dynamo asks isinstance(..., torch.cuda.StreamContext)
+        def __init__(self, stream: Stream | None) -> None:
+            super().__init__(stream, streams)
+
+    return Context
 
 
 def _external_stream() -> type[Stream]:

@@ -36,10 +36,15 @@ def _holder(tensor: Any) -> Any:
     import torch
 
     with torch._C.DisableTorchFunction():
-        try:
-            return tensor.untyped_storage()
-        except (RuntimeError, NotImplementedError):
-            return tensor  # sparse tensors have no storage of their own
+        return _holder_inside(tensor)
+
+
+def _holder_inside(tensor: Any) -> Any:
+    """Return what carries the note, for callers that have torch functions disabled already."""
+    try:
+        return tensor.untyped_storage()
+    except (RuntimeError, NotImplementedError):
+        return tensor  # sparse tensors have no storage of their own
 
 
 def mark_of(tensor: Any) -> Mark | None:
@@ -50,7 +55,10 @@ def mark_of(tensor: Any) -> Mark | None:
 
 def ensure_mark(tensor: Any) -> Mark:
     """Return the note on a tensor's memory; write an empty one if there is none."""
-    holder = _holder(tensor)
+    return _mark_on(_holder(tensor))
+
+
+def _mark_on(holder: Any) -> Mark:
     mark = getattr(holder, _ATTRIBUTE, None)
     if not isinstance(mark, Mark):
         mark = Mark()
@@ -91,13 +99,19 @@ def note_launch(launcher: Any, args: Iterable[object]) -> None:
     """Remember on each tensor argument's memory that this kernel was given it."""
     import torch
 
-    for index, arg in enumerate(args):
-        base = arg if isinstance(arg, torch.Tensor) else getattr(arg, "base", None)  # a TensorDescriptor has a base
-        if isinstance(base, torch.Tensor):
-            ensure_mark(base).launches[launcher, index] = None
-        elif isinstance(arg, tuple):
-            for tensor in tensors_in(arg):
-                ensure_mark(tensor).launches[launcher, index] = None
+    with torch._C.DisableTorchFunction():
+        for index, arg in enumerate(args):
+            if isinstance(arg, torch.Tensor):
+                _note(arg, launcher, index)
+            elif isinstance(arg, tuple):
+                for tensor in tensors_in(arg):
+                    _note(tensor, launcher, index)
+            elif isinstance(base := getattr(arg, "base", None), torch.Tensor):  # a TensorDescriptor
+                _note(base, launcher, index)
+
+
+def _note(tensor: Any, launcher: Any, index: int) -> None:
+    _mark_on(_holder_inside(tensor)).launches[launcher, index] = None
 
 
 _warned: set[tuple[str, int]] = set()

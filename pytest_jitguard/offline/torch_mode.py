@@ -10,10 +10,10 @@ import re
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_jitguard.offline.marks import ensure_mark, mark_of, on_gpu, same_memory, tensors_in, warn_if_result
+from pytest_jitguard.offline.marks import Mark, ensure_mark, mark_of, on_gpu, same_memory, tensors_in, warn_if_result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 Placement = Literal["cpu", "meta"]
 """Where the memory of the offline GPU really is."""
@@ -44,6 +44,10 @@ def is_device(value: object) -> bool:
     return isinstance(value, (torch.device, int)) and not isinstance(value, bool)
 
 
+def _unchanged(func: Any, args: Arguments, kwargs: Keywords) -> Any:
+    return func(*args, **kwargs)
+
+
 class Placer:
     """What to do with each torch function; knows nothing of modes and threads."""
 
@@ -55,6 +59,7 @@ class Placer:
         self._gpu = torch.device("cuda", 0)
         self.memory = torch.device(placement)
         self._handlers = self._table()
+        self.plain = self._without_a_place()
         self._copying = {torch.as_tensor, torch.asarray}
         self.python_kernels: dict[str, Callable[..., Any]] = {}
         """Operators that Python code registered: torch would not choose a CUDA kernel for tensors on the CPU."""
@@ -64,7 +69,9 @@ class Placer:
 
         tensor = torch.Tensor
         table: dict[Any, Callable[[Any, Arguments, Keywords], Any]] = {
-            torch.device: lambda func, args, kwargs: func(*args, **kwargs),  # names a place, puts nothing there
+            # These name a place and put nothing there; Module.to() asks the second.
+            torch.device: _unchanged,
+            torch._C._nn._parse_to: _unchanged,
             tensor.to: self._to,
             tensor.cuda: self._cuda,
             tensor.cpu: self._cpu,
@@ -80,6 +87,17 @@ class Placer:
         }
         table.update(dict.fromkeys(self._reads(), self._read))
         return table
+
+    @staticmethod
+    def _without_a_place() -> frozenset[Any]:
+        """Return functions without device or tensor in their result; Triton calls some at each launch."""
+        import torch
+
+        tensor = torch.Tensor
+        getters = ("dtype", "shape", "layout", "ndim", "requires_grad", "is_sparse", "itemsize", "nbytes")
+        methods = ("data_ptr", "size", "stride", "dim", "numel", "element_size", "is_contiguous", "storage_offset")
+        found = {getattr(tensor, name).__get__ for name in getters if hasattr(tensor, name)}
+        return frozenset(found | {getattr(tensor, name) for name in (*methods, "untyped_storage", "is_floating_point")})
 
     @staticmethod
     def _reads() -> tuple[Any, ...]:
@@ -106,20 +124,15 @@ class Placer:
     def _plain(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
         if kwargs.get("device") is None and (default := self._default_device(func)) is not None:
             kwargs = {**kwargs, "device": default}
-        result = func(*self._rewritten(args), **self._rewritten_keywords(kwargs))
+        sources = list(tensors_in((args, kwargs)))  # before the call: __deepcopy__ adds its result to an argument
+        result = func(*args, **self._rewritten(kwargs))
         if result is None or isinstance(result, (int, str)):
             return result
         if kwargs.get("pin_memory"):
             ensure_mark(result).pinned = True
-        device = kwargs.get("device")
-        if device is None:
-            device = next((arg for arg in args if self._is_gpu(arg)), None)
-        return self._inherit(result, args, kwargs) if device is None else self._arrive(func, result, args, device)
-
-    def _is_gpu(self, value: object) -> bool:
-        import torch
-
-        return isinstance(value, torch.device) and value.type == "cuda"
+        if kwargs.get("device") is None:
+            return self._inherit(result, sources)
+        return self._arrive(func, result, args, kwargs["device"])
 
     def _default_device(self, func: Any) -> Any:
         """Return the device of `torch.set_default_device` or `with torch.device(...)`, if it is a GPU."""
@@ -134,10 +147,7 @@ class Placer:
             return None
         return bottom.device if func in _device_constructors() else None
 
-    def _rewritten(self, args: Arguments) -> Arguments:
-        return tuple(self.memory if self._is_gpu(arg) else arg for arg in args)
-
-    def _rewritten_keywords(self, kwargs: Keywords) -> Keywords:
+    def _rewritten(self, kwargs: Keywords) -> Keywords:
         if is_cuda_device(kwargs.get("device")):
             kwargs = {**kwargs, "device": self.memory}
         if kwargs.get("pin_memory"):
@@ -175,20 +185,16 @@ class Placer:
         self._on_placed()
         return result
 
-    def _inherit(self, result: Any, args: Arguments, kwargs: Keywords) -> Any:
+    def _inherit(self, result: Any, tensors: Sequence[Any]) -> Any:
         """Mark results like the tensors they were computed from."""
-        sources = [mark for tensor in tensors_in((args, kwargs)) if (mark := mark_of(tensor)) is not None]
+        sources = [mark for tensor in tensors if (mark := mark_of(tensor)) is not None]
         if not any(source.on_gpu or source.launches for source in sources):
             return result
-        unmarked = [tensor for tensor in tensors_in((args, kwargs)) if mark_of(tensor) is None]
+        unmarked = [tensor for tensor in tensors if mark_of(tensor) is None]
         for tensor in tensors_in((result,)):
-            if any(same_memory(tensor, source) for source in unmarked):
-                continue  # an in-place operation or a view: the memory stays where it was
-            mark = ensure_mark(tensor)
-            mark.on_gpu = mark.on_gpu or any(source.on_gpu for source in sources)
-            for source in sources:
-                if source is not mark:
-                    mark.launches.update(source.launches)
+            # Not of an in-place operation or a view of a tensor on the host: that memory stays where it is.
+            if not any(same_memory(tensor, source) for source in unmarked):
+                _mark_like(tensor, sources)
         return result
 
     def _to(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
@@ -199,7 +205,7 @@ class Placer:
             return self._move(func, args, kwargs, to_gpu=on_gpu(other))
         device = kwargs.get("device", args[1] if len(args) > 1 and is_device(args[1]) else None)
         if device is None:
-            return self._inherit(func(*args, **kwargs), args, {})
+            return self._inherit(func(*args, **kwargs), args[:1])
         if not is_cuda_device(device):
             return self._move(func, args, kwargs, to_gpu=False)
         if "device" in kwargs:
@@ -225,7 +231,7 @@ class Placer:
             warn_if_result((source,), "copying to the host")
         result = func(*args, **kwargs)
         if from_gpu == to_gpu:
-            return self._inherit(result, (source,), {})
+            return self._inherit(result, (source,))
         if same_memory(result, source):
             result = result.clone()
         return self.place(result) if to_gpu else result
@@ -276,6 +282,14 @@ class Placer:
         return None if differentiable else kernel  # autograd formulas live in torch's dispatcher
 
 
+def _mark_like(tensor: Any, sources: Sequence[Mark]) -> None:
+    mark = ensure_mark(tensor)
+    mark.on_gpu = mark.on_gpu or any(source.on_gpu for source in sources)
+    for source in sources:
+        if source is not mark:
+            mark.launches.update(source.launches)
+
+
 def _operator_name(func: Any) -> str:
     name = getattr(func, "_qualified_op_name", None) or func._schema.name
     return str(name).replace(".", "::", 1) if "::" not in str(name) else str(name)
@@ -286,6 +300,8 @@ def make_mode(placer: Placer) -> Any:
     import torch
     from torch.overrides import TorchFunctionMode
 
+    plain = placer.plain
+
     class OfflineMode(TorchFunctionMode):  # type: ignore[misc]  # torch is not type-checked here
         """Sees every torch function called in the threads that entered it."""
 
@@ -295,7 +311,7 @@ def make_mode(placer: Placer) -> Any:
             self, func: Any, types: Any, args: Arguments = (), kwargs: Keywords | None = None
         ) -> Any:
             kwargs = kwargs or {}
-            if not self.active:
+            if func in plain or not self.active:
                 return func(*args, **kwargs)
             kernel = placer.python_kernel(func, args, kwargs)
             if kernel is not None:

@@ -38,7 +38,8 @@ class Attempt:
     def word(self) -> str:
         """The verdict word of the attempt."""
         if self.verdict is not None and self.verdict["verdict"] in VERDICTS:
-            return str(self.verdict["verdict"])
+            # A call that Ctrl-C ended is judged as far as it came, which clears it of nothing.
+            return worst([str(self.verdict["verdict"]), *(["interrupted"] if self.interrupted else [])])
         if self.interrupted:
             return "interrupted"
         # A guarded test whose warmup failed ends in its setup, and one whose fixture failed proves nothing either.
@@ -100,19 +101,21 @@ def _take_outcomes(process: Process, attempts: dict[tuple[str, int], Attempt]) -
 
 
 def _take_open_windows(process: Process, attempts: dict[tuple[str, int], Attempt]) -> None:
-    """Mark attempts that were cut short: the process died in setup or call, or a call was left without a verdict."""
+    """Mark attempts that were cut short: the process died in setup or call, or a call was left without a report."""
     for window in process.phases.windows:
         if window.attempt < 1 or window.phase not in ("setup", "serving"):
             continue
         attempt = _at(process, attempts, bare_nodeid(window.owner), window.attempt)
         cut = window.ended is None if process.died else window.phase == "serving" and "call" not in attempt.outcomes
-        attempt.interrupted |= attempt.verdict is None and cut
+        attempt.interrupted |= cut
 
 
 def test_entry(nodeid: str, attempts: Sequence[Attempt], events: Mapping[str, CompileEvent]) -> dict[str, Any]:
     """Return a test's entry of the document: the worst verdict of all attempts, the outcome of the last."""
-    word = worst([attempt.word for attempt in attempts])
-    telling = next(attempt for attempt in attempts if attempt.word == word)
+    # An attempt that was not judged (its fixture failed, and it was run again) says nothing beside one that was.
+    telling_attempts = [a for a in attempts if a.verdict is not None or a.interrupted] or list(attempts)
+    word = worst([attempt.word for attempt in telling_attempts])
+    telling = next(attempt for attempt in telling_attempts if attempt.word == word)
     record = telling.verdict or {}
     return {
         "nodeid": nodeid,

@@ -55,7 +55,10 @@ def cause_of(violation: Mapping[str, Any]) -> str:
 
 @dataclass
 class KernelGroup:
-    """The violations of one kernel; of an expectation that was not met, those with the same message."""
+    """The violations of one kernel; of an expectation that was not met, those with the same message.
+
+    Each violation carries the `nodeid` of its test.
+    """
 
     system: str
     kernel: str
@@ -63,7 +66,11 @@ class KernelGroup:
     message: str = ""
     name: str = ""
     violations: list[Mapping[str, Any]] = field(default_factory=list)
-    tests: list[str] = field(default_factory=list)
+
+    @property
+    def tests(self) -> list[str]:
+        """The tests in which it happened."""
+        return list(dict.fromkeys(violation["nodeid"] for violation in self.violations))
 
     @property
     def seconds(self) -> float:
@@ -71,9 +78,14 @@ class KernelGroup:
         return sum(violation["seconds"] or 0.0 for violation in self.violations)
 
     @property
+    def worst_first(self) -> list[Mapping[str, Any]]:
+        """The violations, the most expensive first."""
+        return sorted(self.violations, key=lambda violation: -(violation["seconds"] or 0.0))
+
+    @property
     def worst(self) -> Mapping[str, Any]:
         """The violation that cost most."""
-        return max(self.violations, key=lambda violation: violation["seconds"] or 0.0)
+        return self.worst_first[0]
 
     @property
     def cost(self) -> str:
@@ -109,9 +121,7 @@ def group_violations(tests: Sequence[Mapping[str, Any]]) -> list[KernelGroup]:
     for test in tests:
         for violation in test["violations"]:
             group = groups.setdefault(_identity(violation), _group_for(violation))
-            group.violations.append(violation)
-            if test["nodeid"] not in group.tests:
-                group.tests.append(test["nodeid"])
+            group.violations.append({**violation, "nodeid": test["nodeid"]})
     _name(list(groups.values()))
     return sorted(groups.values(), key=lambda g: (-g.seconds, -len(g.violations), g.name, g.message))
 

@@ -73,6 +73,9 @@ def _findings(document: Mapping[str, Any]) -> list[str]:
     told = [_finding(finding) for finding in document["findings"]]
     told += [f"- {_escape(reason)}" for reason in document["reasons"] if "ended without a goodbye" in reason]
     told += [f"- never came to an end: {_code(test['nodeid'])}" for test in _of_verdict(document, "interrupted")]
+    told += [
+        f"- not judged, since its setup failed: {_code(test['nodeid'])}" for test in _of_verdict(document, "error")
+    ]
     return [_listed(told)] if told else []
 
 
@@ -122,7 +125,8 @@ def _footnotes(document: Mapping[str, Any]) -> list[str]:
             notes.append(f"- {word}: {count(len(items), 'event')} of {', '.join(kernels[:_MAX_SHOWN])}")
     for monitor in document["monitors"]:
         detail = f": {_escape(monitor['detail'])}" if monitor["detail"] else ""
-        notes.append(f"- monitor {_code(monitor['name'])} {_escape(monitor['version'])} {monitor['state']}{detail}")
+        version = f" {_escape(monitor['version'])}" if monitor["version"] else ""
+        notes.append(f"- monitor {_code(monitor['name'])}{version} {monitor['state']}{detail}")
     if document["order_dependent"]:
         notes.append("- order dependent: variants stayed resident between tests")
     notes.append(f"- compile caches: {_escape(document['cache'])}")
@@ -134,22 +138,23 @@ def _footnotes(document: Mapping[str, Any]) -> list[str]:
 
 def _details(group: KernelGroup) -> str:
     cures = dict.fromkeys(violation["cure"] for violation in group.violations if violation["cure"])
-    parts = [f"<details><summary>{_html(group.line)}</summary>", _listed([f"- {_code(test)}" for test in group.tests])]
+    parts = [f"<details><summary>{_html(group.line)}</summary>"]
     if cures:
         parts += ["Add this to the warmup:", _fenced("\n".join(list(cures)[:_MAX_ITEMS]), "python")]
         if len(cures) > _MAX_ITEMS:
             parts.append(f"*… and {count(len(cures) - _MAX_ITEMS, 'more warmup entry', 'more warmup entries')}.*")
-    shown = sorted(group.violations, key=lambda violation: -(violation["seconds"] or 0.0))[:_MAX_SHOWN]
-    told = [line for violation in shown for line in (one_line(violation["message"]), *_indented(violation), "")]
+    shown = group.worst_first[:_MAX_SHOWN]
+    told = [line for violation in shown for line in (*_told(violation), "")]
     parts.append(_fenced("\n".join(told).rstrip(), "text"))
     if len(group.violations) > len(shown):
         parts.append(f"*… and {count(len(group.violations) - len(shown), 'more violation')}.*")
     return "\n\n".join([*parts, "</details>"])
 
 
-def _indented(violation: Mapping[str, Any]) -> list[str]:
-    """Return the detail without the cure, which has a block of its own."""
-    return [f"  {line}" for line in violation_detail({**violation, "cure": ""})]
+def _told(violation: Mapping[str, Any]) -> list[str]:
+    """Return a violation with its detail, without the cure, which has a block of its own."""
+    detail = violation_detail({**violation, "cure": ""})
+    return [f"{violation['nodeid']}:", f"  {one_line(violation['message'])}", *(f"    {line}" for line in detail)]
 
 
 def _fenced(text: str, language: str) -> str:

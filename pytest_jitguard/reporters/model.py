@@ -33,6 +33,7 @@ class RunReport:
 
     `failing` are the findings that nobody waived, of them `usage_errors` those about a mistake in the set-up;
     `violated` are the entries of the tests that fail by their violations (mode and expected failures considered).
+    `partial` says that not all tests were run to their end: debt that did not show may still be owed.
     """
 
     document: dict[str, Any]
@@ -43,6 +44,7 @@ class RunReport:
     new_debts: list[Debt] = field(default_factory=list)
     known_debts: list[Debt] = field(default_factory=list)
     paid_debts: list[Debt] = field(default_factory=list)
+    partial: bool = False
 
     @property
     def verdict(self) -> str:
@@ -65,14 +67,15 @@ def build(
     """Build the report of a run.
 
     `waived` are the names of findings that do not fail the session, by default those that the run was started with.
-    `partial` says that not all of the suite was run, so that debt which did not show is not thereby paid.
+    `partial` says that not all of the suite was run, so that debt which did not show is not thereby paid; what
+    processes say about that in their session records counts too.
     """
     run = understand_all(processes)
     events = {event.id: event for process in run for event in process.events}
     attempts = attempts_by_test(run)
     tests = [test_entry(nodeid, attempts[nodeid], events) for nodeid in sorted(attempts)]
-    report = RunReport({})
-    _settle_debts(report, tests, baseline_debts, partial=partial or _is_cut_short(run, tests))
+    report = RunReport({}, partial=partial or _is_partial(run) or _is_cut_short(run, tests))
+    _settle_debts(report, tests, baseline_debts)
     environment = _environment(run)
     lifted = list(environment.get("waive", ())) if waived is None else list(waived)
     _find(report, run, attempts, tests, lifted)
@@ -82,6 +85,7 @@ def build(
         "schema": SCHEMA,
         "verdict": _verdict(report, run, tests),
         "reasons": reasons,
+        "partial": report.partial,
         "environment": environment,
         "cache": str(environment.get("cache") or "unknown"),
         "monitors": _monitors(run),
@@ -115,6 +119,10 @@ def _verdict(report: RunReport, run: Sequence[Process], tests: Sequence[Mapping[
     return "interrupted" if _is_cut_short(run, tests) else "passed"
 
 
+def _is_partial(run: Sequence[Process]) -> bool:
+    return any(session.get("partial") for process in run for session in process.all("session"))
+
+
 def _is_cut_short(run: Sequence[Process], tests: Sequence[Mapping[str, Any]]) -> bool:
     return any(process.died for process in run) or any(test["verdict"] == "interrupted" for test in tests)
 
@@ -139,13 +147,10 @@ def _reasons(report: RunReport, run: Sequence[Process], tests: Sequence[Mapping[
     return reasons
 
 
-def _settle_debts(
-    report: RunReport, tests: Iterable[Mapping[str, Any]], baseline: frozenset[Debt] | None, *, partial: bool
-) -> None:
-    tests = list(tests)
+def _settle_debts(report: RunReport, tests: Sequence[Mapping[str, Any]], baseline: frozenset[Debt] | None) -> None:
     report.new_debts = _debts(violation for test in tests for violation in test["violations"])
     report.known_debts = _debts(violation for test in tests for violation in test["known"])
-    if baseline and not partial:
+    if baseline and not report.partial:
         report.paid_debts = sorted(baseline - {*report.new_debts, *report.known_debts})
 
 
@@ -297,6 +302,7 @@ def _warmup_entry(process: Process, record: Record) -> dict[str, Any]:
         "cause": record["cause"],
         "seconds": float(record["seconds"]),
         "waited": float(record.get("waited") or 0.0),
+        "detail": str(record.get("detail") or ""),
         **_counts(_warmup_events(process, record["label"])),
         "steps": _steps(record),
     }
@@ -354,4 +360,5 @@ def _process_entry(process: Process) -> dict[str, Any]:
         "rejected": process.rejected,
         "events": len(process.events),
         "order_dependent": any(session["order_dependent"] for session in process.all("session")),
+        "launches": next((session.get("launches") for session in process.all("session")), None),
     }

@@ -79,17 +79,23 @@ def summary(
     """Sum the run up: at most 20 lines, everything with `verbose`. `places` says what was written where."""
     document = report.document
     top = [*_findings(report, verbose), *_dead(document), _headline(report)]
-    tail = [*_notes(document, verbose), *_places(document, places or {})]
+    tail, where = _notes(document, verbose), _places(document, places or {})
     groups = group_violations(document["tests"])
     if verbose > 0:
-        return [*top, *(line for group in groups for line in _in_detail(group)), *tail, *_warmup_detail(document)]
-    middle = _shortened_groups(groups, MAX_LINES - len(top) - len(tail))
-    return [(_fit(text, width), markup) for text, markup in (*top, *middle, *tail)]
+        return [
+            *top,
+            *(line for group in groups for line in _in_detail(group)),
+            *tail,
+            *_warmup_detail(document),
+            *where,
+        ]
+    middle = _shortened_groups(groups, MAX_LINES - len(top) - len(tail) - len(where))
+    return [*((_fit(text, width), markup) for text, markup in (*top, *middle, *tail)), *where]
 
 
 def _fit(text: str, width: int) -> str:
-    """Let a line take two rows of the terminal, no more."""
-    room = max(2 * width, 120)
+    """Let a line take two rows of a wide terminal or three of a narrow one: more would not be a summary."""
+    room = max(2 * width, 240)
     return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
@@ -148,18 +154,19 @@ def _shortened_groups(groups: Sequence[KernelGroup], room: int) -> list[Line]:
     if left_out:
         seconds = sum(group.seconds for group in left_out)
         events = sum(len(group.violations) for group in left_out)
-        text = f"… and {count(len(left_out), 'more line')} with {count(events, 'violation')}, {duration(seconds)}"
+        text = f"… and {count(len(left_out), 'more kernel')} with {count(events, 'violation')}, {duration(seconds)}"
         lines.append((f"{text} (-v shows all)", _RED))
     return lines
 
 
 def _in_detail(group: KernelGroup) -> list[Line]:
     lines: list[Line] = [(group.line, _RED_BOLD)]
-    lines += [(f"  in {nodeid}", _PLAIN) for nodeid in group.tests]
-    for violation in sorted(group.violations, key=lambda violation: -(violation["seconds"] or 0.0)):
-        if violation["event"] is not None:
-            lines.append((f"  {one_line(violation['message'])}", _RED))
-        lines += [(f"    {text}", _PLAIN) for text in violation_detail(violation)]
+    before: list[str] = []
+    for violation in group.worst_first:
+        lines.append((f"  {violation['nodeid']}: {one_line(violation['message'])}", _RED))
+        detail = violation_detail(violation)
+        lines += [(f"    {text}", _PLAIN) for text in (["as above"] if detail and detail == before else detail)]
+        before = detail
     return lines
 
 
@@ -209,11 +216,17 @@ def _kernels(items: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _lenient(document: Mapping[str, Any]) -> list[Line]:
-    lenient = [t for t in document["tests"] if t["verdict"] == "violated" and t["mode"] not in ENFORCING]
-    if not lenient:
-        return []
-    modes = " and ".join(sorted({str(test["mode"]) for test in lenient}))
-    return [(f"{count(len(lenient), 'violated test')} in mode {modes} did not fail", _YELLOW)]
+    """Say in one line why a violation did not make its test fail."""
+    violated = [test for test in document["tests"] if test["verdict"] == "violated"]
+    lenient = [test for test in violated if test["mode"] not in ENFORCING]
+    expected = [test for test in violated if test["mode"] in ENFORCING and test["outcome"] == "xfailed"]
+    parts = []
+    if lenient:
+        modes = " and ".join(sorted({str(test["mode"]) for test in lenient}))
+        parts.append(f"{count(len(lenient), 'violated test')} in mode {modes} did not fail")
+    if expected:
+        parts.append(f"{count(len(expected), 'violated test')} failed as expected (xfail)")
+    return [("; ".join(parts), _YELLOW)] if parts else []
 
 
 def _cut_short(document: Mapping[str, Any]) -> list[Line]:
@@ -227,9 +240,8 @@ def _not_judged(document: Mapping[str, Any]) -> list[Line]:
 
 
 def _places(document: Mapping[str, Any], places: Mapping[str, str]) -> list[Line]:
-    folder = document["environment"].get("cache_folder")
     cache = {"keep": "compile caches kept from earlier runs", "cold": "compile caches cold"}.get(document["cache"])
-    lines = [(f"{cache}{f' ({folder})' if folder else ''}", _PLAIN)] if cache else []
+    lines: list[Line] = [(cache, _PLAIN)] if cache else []
     written = "; ".join(f"{what}: {where}" for what, where in places.items() if where)
     return [*lines, (written, _PLAIN)] if written else lines
 
@@ -237,8 +249,8 @@ def _places(document: Mapping[str, Any], places: Mapping[str, str]) -> list[Line
 def _warmup_detail(document: Mapping[str, Any]) -> list[Line]:
     lines: list[Line] = []
     for warmup in document["warmup"]["processes"]:
-        label = f" {warmup['label']}" if warmup["label"] else ""
-        lines.append((f"warmup{label} in {warmup['role']} (pid {warmup['pid']}): {_warmed(warmup)}", _PLAIN))
+        whose = f" ({warmup['label'].removeprefix('warmup:')})" if warmup["label"] else ""
+        lines.append((f"{warmup['role']} (pid {warmup['pid']}): {_warmed(warmup)}{whose}", _PLAIN))
         for step in warmup["steps"]:
             lines.append((f"  {step['path']}: {step['status']}, {duration(step['seconds'])}", _PLAIN))
             lines += [(f"    {text}", _RED) for text in str(step.get("traceback") or "").splitlines()]

@@ -151,19 +151,17 @@ class _ThreadBell:
     def _ring(self) -> None:
         with self._lock:
             if self._armed:
-                _raise_in(self._thread, WarmupTimeout)
+                _raise_in(self._thread)
 
     def disarm(self) -> None:
         with self._lock:
             self._armed = False
+        # One that was set before strikes at the next call at the latest, which is still inside `Limit.__exit__`.
         if self._timer is not None:
             self._timer.cancel()
-        _raise_in(self._thread, None)  # takes back one that was set and has not struck yet
 
 
-def _raise_in(thread: int, kind: type[BaseException] | None) -> None:
+def _raise_in(thread: int) -> None:
     import ctypes
 
-    # None is the null pointer here, which takes a pending exception back; py_object(None) would be the object None.
-    what = None if kind is None else ctypes.py_object(kind)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(WarmupTimeout))

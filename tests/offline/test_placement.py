@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import io
 import threading
 import warnings
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+numpy = pytest.importorskip("numpy")
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
@@ -48,10 +50,15 @@ WAYS_TO_THE_GPU: dict[str, Callable[[], Any]] = {
     "module(device=)": lambda: torch.nn.Linear(2, 2, device="cuda").weight,
     "module.cuda()": lambda: torch.nn.Linear(2, 2).cuda().weight,
     "module.to()": lambda: torch.nn.Linear(2, 2).to("cuda", torch.float16).weight,
+    "module.to(text)": lambda: torch.nn.Linear(2, 2).to("cuda").weight,
+    "module.to(object)": lambda: torch.nn.Linear(2, 2).to(torch.device("cuda")).weight,
+    "module.to(device=)": lambda: torch.nn.Linear(2, 2).to(device="cuda").weight.data,
     "module.to_empty()": lambda: torch.nn.Linear(2, 2, device="meta").to_empty(device="cuda").weight,
     "module's output": lambda: torch.nn.Linear(2, 2, device="cuda")(torch.ones(1, 2, device="cuda")),
     "generator": lambda: torch.rand(4, device="cuda", generator=torch.Generator(device="cuda")),
     "detach": lambda: torch.ones(4, device="cuda", requires_grad=True).detach(),
+    "deepcopy": lambda: copy.deepcopy(torch.ones(4, device="cuda")),
+    "attention": lambda: torch.nn.functional.scaled_dot_product_attention(*[torch.ones(1, 2, 4, 8, device="cuda")] * 3),
     "in place": lambda: torch.ones(4, device="cuda").add_(torch.ones(4, device="cuda")),
 }
 
@@ -76,6 +83,7 @@ WAYS_ON_THE_HOST: dict[str, Callable[[], Any]] = {
     "like": lambda: torch.zeros_like(torch.ones(4, device="cuda"), device="cpu"),
     "copy_": lambda: torch.zeros(4).copy_(torch.ones(4, device="cuda")),
     "operation": lambda: torch.ones(4) + 1,
+    "view like one on the GPU": lambda: torch.ones(4).view_as(torch.ones(2, 2, device="cuda")),
     "pinned": lambda: torch.ones(4, pin_memory=True),
 }
 
@@ -107,6 +115,9 @@ def test_as_tensor_crosses_too(offline: Install) -> None:
     host = torch.zeros(4)
     assert torch.as_tensor(host, device="cuda").is_cuda
     assert not host.is_cuda
+    array = numpy.zeros(4)
+    torch.as_tensor(array, device="cuda").add_(1)
+    assert array.sum() == 0
     device = torch.zeros(4, device="cuda")
     assert not torch.as_tensor(device, device="cpu").is_cuda
     assert device.is_cuda
@@ -220,7 +231,7 @@ def test_a_thread_older_than_torch_can_enter(offline: Install) -> None:
 
 
 def test_a_mode_entered_later_does_not_hinder_removal(offline: Install) -> None:
-    class Other(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
+    class Other(torch.overrides.TorchFunctionMode):  # type: ignore[misc, name-defined]
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             return func(*args, **(kwargs or {}))
 
@@ -247,7 +258,7 @@ def test_backward_of_a_custom_function_sees_the_gpu(offline: Install) -> None:
     offline()
     seen: list[Any] = []
 
-    class Double(torch.autograd.Function):  # type: ignore[misc]
+    class Double(torch.autograd.Function):  # type: ignore[misc, name-defined]
         @staticmethod
         def forward(ctx: Any, x: Any) -> Any:
             ctx.save_for_backward(x)

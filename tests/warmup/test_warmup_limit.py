@@ -172,13 +172,18 @@ def test_another_thread_in_time_is_not_hit_later() -> None:
     # Ends at the limit, give or take: whatever was set must be taken back, and nothing may strike after the block.
     body = """
     from contextlib import suppress
+    from pytest_jitguard.warmup import limit as module
     def work():
         for n in range(60):
             with suppress(WarmupTimeout):
                 with limit(0.005):
                     time.sleep(0.0042 + n / 60 * 0.0016)
             for _ in range(2000): pass
-        assert threading.active_count() <= 3
+        late = module._ThreadBell()
+        late.arm(60)
+        late.disarm()
+        late._ring()  # the timer's thread was already on its way
+        for _ in range(2000): pass
         print("unharmed")
     thread = threading.Thread(target=work)
     thread.start()
@@ -202,19 +207,41 @@ def test_the_main_thread_in_time_is_not_hit_later() -> None:
 
 
 def test_the_signal_that_comes_while_the_block_is_left_does_not_skip_the_clean_up() -> None:
+    # A frame that counts as ours, which is there for long enough.
     body = """
     from pytest_jitguard.warmup import limit as module
-    close = module.Limit.close
-    source = "def close(self):\\n    time.sleep(0.3)\\n    real(self)\\n"
-    names = {"time": time, "real": close}
-    exec(compile(source, module.__file__, "exec"), names)  # a frame that counts as ours
-    module.Limit.close = names["close"]
-    with limit(0.1):
-        time.sleep(0.02)
+    source = "def leave(*args):\\n    time.sleep(0.3)\\n    return real(*args)\\n"
+    names = {"time": time, "real": module.Limit.__exit__}
+    exec(compile(source, module.__file__, "exec"), names)
+    module.Limit.__exit__ = names["leave"]
+    caught(lambda: time.sleep(0.02), grace=0.5)
     assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    time.sleep(0.5)
     print("clean")
     """
-    assert output(body) == ["clean"]
+    assert output(body) == ["timeout NoneType", "clean"]
+
+
+def test_the_asynchronous_exception_that_strikes_during_the_clean_up_does_not_skip_it() -> None:
+    body = """
+    from pytest_jitguard.warmup import limit as module
+    real = module._ThreadBell.disarm
+    strikes = [1]
+    def disarm(bell):
+        if strikes:
+            strikes.pop()
+            module._raise_in(threading.get_ident())
+            for _ in range(1000): time.sleep(0)
+        real(bell)
+    module._ThreadBell.disarm = disarm
+    thread = threading.Thread(target=caught, args=(lambda: None, 60))
+    thread.start()
+    thread.join()
+    time.sleep(0.1)
+    print(strikes, threading.active_count())  # the timer's thread is gone as well
+    """
+    assert output(body) == ["no timeout", "[] 1"]
 
 
 # A mutex that is locked twice: waits for ever in C without giving the interpreter lock away, whatever signals come.

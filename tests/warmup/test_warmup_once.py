@@ -37,6 +37,7 @@ def step():
     (folder / f"started-{{os.getpid()}}").touch()
     try: body()
     finally: span.append(time.monotonic())
+(folder / f"entered-{{os.getpid()}}").touch()
 result = run([Step("m:step", step)], WarmupContext(None, Settings(), lambda text: None),
              timeout={timeout}, grace=0.2, turn=turn(folder / "turns", "m:step/1"))
 print(json.dumps({{"span": span, "pid": os.getpid(), **result.to_wire()}}))
@@ -56,9 +57,9 @@ class Workers:
         self.processes.append(process)
         return process
 
-    def wait_for_step(self, process: subprocess.Popen[str]) -> None:
+    def wait_for(self, what: str, process: subprocess.Popen[str]) -> None:
         deadline = time.monotonic() + 10
-        while not (self.folder / f"started-{process.pid}").exists():
+        while not (self.folder / f"{what}-{process.pid}").exists():
             assert time.monotonic() < deadline
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
@@ -84,16 +85,17 @@ def spans(results: list[dict[str, Any]]) -> list[list[float]]:
 
 
 def test_one_goes_first_and_the_others_then_in_parallel(workers: Workers) -> None:
-    processes = [workers.start("time.sleep(0.5)") for _ in range(3)]
+    all_there = "while len(list(folder.glob('entered-*'))) < 3: time.sleep(0.01)\n"
+    processes = [workers.start(all_there + "time.sleep(0.4)") for _ in range(3)]
     results = [workers.result(process) for process in processes]
     first, second, third = spans(results)
     assert first[1] <= second[0]
     assert third[0] < second[1]
     assert [result["status"] for result in results] == ["ok"] * 3
     waits = sorted(result["waited"] for result in results)
-    assert waits[0] < 0.2
+    assert waits[0] < waits[1]
     assert waits[1] > 0.3
-    assert all(0.4 < result["seconds"] < 0.9 for result in results)
+    assert all(result["seconds"] > 0.35 for result in results)
 
 
 def test_after_a_failure_the_next_goes_alone(workers: Workers) -> None:
@@ -106,21 +108,25 @@ def test_after_a_failure_the_next_goes_alone(workers: Workers) -> None:
 
 
 def test_waiting_does_not_count_for_the_limit(workers: Workers) -> None:
-    slow = workers.start("time.sleep(1)")
-    workers.wait_for_step(slow)
+    slow = workers.start("while not (folder / 'go').exists(): time.sleep(0.01)")
+    workers.wait_for("started", slow)
     limited = workers.start("time.sleep(0.05)", timeout=0.5)
+    workers.wait_for("entered", limited)
+    time.sleep(0.7)
+    (workers.folder / "go").touch()
     assert workers.result(slow)["status"] == "ok"
     result = workers.result(limited)
     assert result["status"] == "ok"
-    assert result["waited"] > 0.6
+    assert result["waited"] > 0.5
     assert result["seconds"] < 0.5
 
 
 def test_a_killed_holder_frees_the_lock(workers: Workers) -> None:
     holder = workers.start("time.sleep(30)")
-    workers.wait_for_step(holder)
+    workers.wait_for("started", holder)
     waiting = workers.start("pass")
-    time.sleep(0.3)
+    workers.wait_for("entered", waiting)
+    time.sleep(0.4)
     assert waiting.poll() is None
     holder.send_signal(signal.SIGKILL)
     result = workers.result(waiting)
@@ -132,7 +138,7 @@ def test_a_killed_holder_frees_the_lock(workers: Workers) -> None:
 
 def test_a_process_that_hung_is_not_followed_by_another(workers: Workers) -> None:
     stuck = workers.start(STUCK, timeout=0.2)
-    workers.wait_for_step(stuck)
+    workers.wait_for("started", stuck)
     waiting = workers.start(STUCK, timeout=5)
     assert stuck.wait(10) == 1
     replacement = workers.start("pass", timeout=5)

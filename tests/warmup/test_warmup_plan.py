@@ -156,6 +156,8 @@ class TestCall:
         assert got(optional, context) is context
         assert got(annotated, context) == (1, context)
         assert got(second, context, {"size": 5}) == (5, context)
+        with pytest.raises(WarmupPathError, match="missing a required argument: 'size'"):
+            got(second, context)
 
     def test_annotations_that_are_no_strings(self, context: WarmupContext) -> None:
         def plain(size: int = 1, c: Any = None) -> Any:
