@@ -106,8 +106,13 @@ class Conclusion:
 
     def _is_partial(self) -> bool:
         """Tell whether only some tests were asked for; what workers left out stands in their records."""
-        args = [str(arg) for arg in self.config.args]
-        return any("::" in arg or Path(arg).is_file() for arg in args) or bool(self.config.getoption("lf", False))
+        config, args = self.config, [str(arg) for arg in self.config.args]
+        if bool(config.getoption("lf", False)) or any("::" in arg or Path(arg).is_file() for arg in args):
+            return True
+        # A folder is all there is, unless the project says where its tests lie.
+        given = [(config.invocation_params.dir / arg).resolve() for arg in args]
+        suite = [(config.rootpath / path).resolve() for path in config.getini("testpaths")]
+        return not all(any(path.is_relative_to(folder) for folder in given) for path in suite if path.exists())
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, Any, Any]:
@@ -116,7 +121,7 @@ class Conclusion:
         report = self._conclude()
         problems = self._write(report)
         self.display.problems = problems
-        if (report.failing or problems) and session.exitstatus in _GREEN:
+        if (report.failing or report.violated or problems) and session.exitstatus in _GREEN:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if problems or any(process["died"] for process in report.document["processes"]):
             self.process.keep_folder = True

@@ -50,8 +50,9 @@ class Display:
     def say_warmed(self) -> None:
         """Say after the warmup what it did and how the monitors stand."""
         run = model.read_run(self.process.folder, alive={self.process.journal.image})
-        document = model.build(run, partial=True).document
-        self.say(terminal.after_warmup(document["monitors"], document["warmup"]))
+        report = model.build(run, partial=True)
+        if not report.usage_errors:  # pytest tells them at the end
+            self.say(terminal.after_warmup(report.document["monitors"], report.document["warmup"]))
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -66,7 +67,7 @@ class Display:
         """Give a violation its own letter; it stays in the category `failed`, so that counts and -r work."""
         found = getattr(report, "jitguard", None)
         if found and report.failed and found["verdict"] == "violated":
-            return "failed", "J", ("JIT", {"red": True})
+            return "failed", "J", "JIT"  # red as any failure; with markup, pytest 8.0 shows the pair in its summary
         return None
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
@@ -82,7 +83,7 @@ class Display:
         lines = [*((problem, {"red": True, "bold": True}) for problem in self.problems), *lines]
         if not lines:
             return
-        terminalreporter.section("jitguard")
+        terminalreporter.write_sep("=", "jitguard")
         for text, markup in lines:
             terminalreporter.write_line(text, **markup)
 

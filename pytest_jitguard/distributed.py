@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -43,3 +43,15 @@ class Controller:
         if not self._warming and not self._said:
             self._said = True
             self._say_warmed()
+
+
+class Worker:
+    """Hooks of an xdist worker. `usage_errors` fills up when it finds a mistake in the set-up."""
+
+    def __init__(self, usage_errors: Sequence[str]) -> None:
+        self._usage_errors = usage_errors
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self) -> bool | None:
+        """Run no test after a usage error. A worker that stopped by itself would end the run with another exit code."""
+        return True if self._usage_errors else None

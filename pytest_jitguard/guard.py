@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 import unittest
 import warnings
 from collections.abc import Callable, Generator, Sequence
@@ -11,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from pytest_jitguard import marks
+from pytest_jitguard import groups, marks
 from pytest_jitguard.core.events import CompileEvent
-from pytest_jitguard.core.explain import explain
 from pytest_jitguard.core.policy import Allowance, Policy
 from pytest_jitguard.core.residency import SHARED
 from pytest_jitguard.core.settings import Settings, WarmupCall
-from pytest_jitguard.core.verdicts import Verdict, Violation
+from pytest_jitguard.core.verdicts import Verdict
 from pytest_jitguard.outcomes import JitGuardWarning, UnexpectedCompile
+from pytest_jitguard.reporters.attempts import bare_nodeid
 from pytest_jitguard.session import GuardSession
 from pytest_jitguard.warmup.plan import Step
 from pytest_jitguard.warmup.runner import WarmupResult
@@ -49,7 +48,8 @@ class Guard:
         self._run_warmup = run_warmup
         self._say_warmed = say_warmed
         self._warmup_failure = ""
-        self._marker_warmups: dict[object, str] = {}
+        self._groups = groups.WarmupGroups()
+        self._marker_warmups: dict[str, str] = {}
         self._import = session.open("import", "import and configuration")
         session.recorder.on_finished = self._raise_at_the_compile
 
@@ -72,10 +72,12 @@ class Guard:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Check every marker at once; remember which files belong to the test suite."""
         self.session.test_files = {str(item.path) for item in items} | _conftests(self.config)
-        complaints = marks.complaints(items)
+        complaints = marks.complaints(items, [monitor.name for monitor in self.session.monitors])
         if complaints:
             self.refuse("\n".join(complaints))
             items.clear()
+        for item in items:
+            self._warmups_of(marks.guard_mark(item))
 
     def refuse(self, message: str) -> None:
         """Report a usage error: at once where pytest can show it, as a record in an xdist worker, where it is lost."""
@@ -87,11 +89,11 @@ class Guard:
         )
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtestloop(self) -> Wrapped:
+    def pytest_runtestloop(self, session: pytest.Session) -> Wrapped:
         """Run the session's warmup before the first test, outside every test's timeout."""
         self._end_import()
         self.session.prove()
-        if self.settings.steps():
+        if self.settings.steps() and _has_tests_to_run(session):
             self._warmup_failure = self._warm_session()
         self._say_warmed()
         return (yield)
@@ -107,41 +109,49 @@ class Guard:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Wrapped:
         """Run the marker's warmups once, before the test's protocol and so outside its timeout."""
-        mark = marks.guard_mark(item)
-        for entry in mark.warmups if mark else ():
-            if entry not in self._marker_warmups and not self._warmup_failure:
-                self._marker_warmups[entry] = self._warm(entry)
+        if not _is_skipped(item):
+            for group, entry in self._warmups_of(marks.guard_mark(item)):
+                if group not in self._marker_warmups and not self._warmup_failure:
+                    self._marker_warmups[group] = self._warm(group, entry)
         return (yield)
 
-    def _warm(self, entry: Any) -> str:
-        call = WarmupCall(entry) if isinstance(entry, str) else Step(_group(entry), entry)
-        return self._run_warmup([call], _group(entry)).cause
+    def _warmups_of(self, mark: marks.JitguardMark | None) -> list[tuple[str, Any]]:
+        return [(self._groups.name(entry), entry) for entry in (mark.warmups if mark else ())]
+
+    def _warm(self, group: str, entry: Any) -> str:
+        call = WarmupCall(entry) if isinstance(entry, str) else Step(group.partition(":")[2], entry)
+        return self._run_warmup([call], group).cause
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Wrapped:
-        """Open the test's setup; a guarded test whose warmup failed does not run."""
+        """Open the test's setup."""
         mark = marks.guard_mark(item)
-        policy = self._policy(item, mark)
-        groups = [_group(entry) for entry in mark.warmups] if mark else []
-        groups += [f"fixture:{name}" for name in getattr(item, "fixturenames", ())]
-        self.session.begin_test(_nodeid(item), policy, groups)
+        policy = self._policy(item, mark or marks.JitguardMark())
+        is_guarded = mark is not None or self.settings.guard == "all"
+        warmups = [group for group, _ in self._warmups_of(mark)]
+        self.session.begin_test(
+            bare_nodeid(item.nodeid), policy if is_guarded else None, warmups, policy_of_blocks=policy
+        )
         if VERDICT_KEY in item.stash:
             del item.stash[VERDICT_KEY]
         with self.session.test_phase("setup"):
-            if policy is not None and (failure := self._warmup_failure or self._failure_of(mark)):
-                raise UnexpectedCompile(f"not run: {failure}", pytrace=False)
             return (yield)
 
-    def _failure_of(self, mark: marks.JitguardMark | None) -> str:
-        return next(
-            (why for entry in (mark.warmups if mark else ()) if (why := self._marker_warmups.get(entry, ""))), ""
-        )
+    @pytest.hookimpl(specname="pytest_runtest_setup")
+    def pytest_refuse_unwarmed(self) -> None:
+        """Do not run a guarded test whose warmup failed; pytest has let its skip marks act by now."""
+        attempt = self.session.attempt
+        if attempt is None or attempt.policy is None:
+            return
+        failures = [self._marker_warmups.get(group, "") for group in attempt.groups]
+        failure = self._warmup_failure or next((why for why in failures if why), "")
+        if failure:
+            # Not an UnexpectedCompile: xfail(raises=UnexpectedCompile) must not take this for what it expects.
+            raise pytest.fail.Exception(f"not run: {failure}", pytrace=False)
 
-    def _policy(self, item: pytest.Item, mark: marks.JitguardMark | None) -> Policy | None:
-        """Return the rules for a test, None for one that is not guarded: marker first, then settings."""
-        if mark is None and self.settings.guard != "all":
-            return None
-        mark, settings = mark or marks.JitguardMark(), self.settings
+    def _policy(self, item: pytest.Item, mark: marks.JitguardMark) -> Policy:
+        """Return the rules for a test, should it be guarded: marker first, then settings."""
+        settings = self.settings
         mode = settings.mode if settings.mode_beats_marker else mark.mode or settings.mode
         allowed = tuple(Allowance(pattern, reason) for pattern, reason in marks.allow_marks(item))
         return Policy(
@@ -155,12 +165,14 @@ class Guard:
         )
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_fixture_setup(self, fixturedef: Any) -> Wrapped:
+    def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Wrapped:
         """Give a fixture of wider scope a phase of its own: it is not the fault of whoever came first."""
         if fixturedef.scope == "function":
             return (yield)
+        group = groups.of_fixture(fixturedef, request)
+        groups.follow(fixturedef, self.session.use)
         label = f"fixture:{fixturedef.argname}[{fixturedef.scope}]"
-        with self.session.phase("fixture", label, owner=f"fixture:{fixturedef.argname}", attempt=0):
+        with self.session.warming("fixture", label, group, beside=groups.beside(fixturedef, request)):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -169,15 +181,17 @@ class Guard:
         attempt, error, result = self.session.attempt, None, None
         assert attempt is not None
         with self.session.test_phase("serving"):
+            _tell_unittest_phases(item, self.session)
             try:
                 result = yield
             except BaseException as raised:  # noqa: BLE001 - also a skip, an exit or an interrupt ends the phase
                 error = raised
-        verdict = self.session.judge(attempt)
+        own = error or _recorded_by_unittest(item)
+        verdict = self.session.judge(attempt, completed=own is None)
         item.stash[VERDICT_KEY] = verdict
         _set_properties(item, verdict)
         if verdict.violated:
-            self._enact(item, verdict, error)
+            self._enact(item, verdict, own)
         if error is not None:
             raise error
         return result
@@ -185,7 +199,7 @@ class Guard:
     def _enact(self, item: pytest.Item, verdict: Verdict, error: BaseException | None) -> None:
         """Do with a violation what the mode says: it outranks a skip, never a failure of the body's own."""
         if verdict.mode == "warn":
-            warnings.warn_explicit(JitGuardWarning(verdict.headline), None, str(item.path), _line(item))
+            _warn(item, verdict, error)
         if verdict.mode not in ("fail", "raise"):
             return
         if error is None or isinstance(error, _SKIPS):
@@ -199,14 +213,12 @@ class Guard:
     def _raise_at_the_compile(self, event: CompileEvent) -> None:
         """In the debugging mode, fail at the culprit: the exception comes out of the launch that compiled."""
         attempt = self.session.attempt
-        policy = attempt.policy if attempt else None
+        policy = self.session.policy_of(attempt) if attempt else None
         if attempt is None or policy is None or policy.mode != "raise":
             return
-        placed = self.session.place(event)
-        if placed.served and not placed.allowed and policy.forbids(event) and not policy.allowance(event):
-            explanation = explain(event, self.session.background(attempt))
-            violation = Violation.of(event, explanation, time.monotonic(), placed.label)
-            raise UnexpectedCompile(violation.message)
+        for violation in self.session.judge_so_far(attempt).violations:
+            if violation.event is event:
+                raise UnexpectedCompile(violation.message)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self) -> Wrapped:
@@ -230,30 +242,48 @@ class Guard:
         return report
 
     def _note_outcome(self, item: pytest.Item, report: Any) -> None:
+        attempt = self.session.attempt
         self.session.recorder.note(
             {
                 "record": "outcome",
-                "nodeid": _nodeid(item),
+                "nodeid": bare_nodeid(item.nodeid),
                 "when": report.when,
                 "outcome": report.outcome,
                 "xfail": hasattr(report, "wasxfail"),
-                "attempt": self.session.attempt.number if self.session.attempt else 0,
+                "attempt": attempt.number if attempt else 0,
+                **({"guarded": self.session.policy_of(attempt) is not None} if attempt else {}),
             }
         )
+
+
+def _is_skipped(item: pytest.Item) -> bool:
+    """Tell whether a skip mark will keep the test from running."""
+    try:
+        from _pytest.skipping import evaluate_skip_marks
+
+        return evaluate_skip_marks(item) is not None
+    except Exception:  # noqa: BLE001 - a broken condition is reported by pytest, in the test's setup
+        return False
+
+
+def _has_tests_to_run(session: pytest.Session) -> bool:
+    """Tell whether there will be a first test: pytest refuses to run after errors in collection."""
+    refused = session.testsfailed and not session.config.option.continue_on_collection_errors
+    return bool(session.items) and not refused
 
 
 def _headline(verdict: Verdict) -> str:
     return verdict.headline if verdict.violations else ""
 
 
-def _nodeid(item: pytest.Item) -> str:
-    """Return the node id without the `@group` that xdist's loadgroup appends."""
-    mark = item.get_closest_marker("xdist_group")
-    return item.nodeid.rsplit("@", 1)[0] if mark and "@" in item.nodeid else item.nodeid
-
-
-def _group(entry: Any) -> str:
-    return f"warmup:{entry}" if isinstance(entry, str) else f"warmup:{entry.__module__}:{entry.__qualname__}"
+def _warn(item: pytest.Item, verdict: Verdict, error: BaseException | None) -> None:
+    """Warn; where warnings are errors, this one does not replace the failure of the body."""
+    try:
+        warnings.warn_explicit(JitGuardWarning(verdict.headline), None, str(item.path), _line(item))
+    except JitGuardWarning:
+        if error is None or isinstance(error, _SKIPS):
+            _drop_recorded_skip(item)
+            raise
 
 
 def _line(item: pytest.Item) -> int:
@@ -274,8 +304,32 @@ def _set_properties(item: pytest.Item, verdict: Verdict) -> None:
     item.user_properties.extend((f"jitguard.{name}", value) for name, value in values.items())
 
 
+def _tell_unittest_phases(item: pytest.Item, session: GuardSession) -> None:
+    """Open phases around setUp and tearDown, which unittest runs inside the call."""
+    case = getattr(item, "instance", None)
+    if not isinstance(case, unittest.TestCase):
+        return
+    for name, phase in (("_callSetUp", "setup"), ("_callTearDown", "teardown"), ("doCleanups", "teardown")):
+        if hasattr(case, name):
+            setattr(case, name, _in_phase(getattr(case, name), phase, session))
+
+
+def _in_phase(method: Callable[[], Any], phase: str, session: GuardSession) -> Callable[[], Any]:
+    def inside() -> Any:
+        with session.block(phase):
+            return method()
+
+    return inside
+
+
+def _recorded_by_unittest(item: pytest.Item) -> BaseException | None:
+    """Return what ended a unittest: it is kept beside the call (`TestCaseFunction._excinfo`), not raised from it."""
+    recorded = getattr(item, "_excinfo", None)
+    return recorded[0].value if isinstance(recorded, list) and recorded else None
+
+
 def _drop_recorded_skip(item: pytest.Item) -> None:
-    """Unittest reports a skip beside the call (`TestCaseFunction._excinfo`), and it would replace our exception."""
+    """Take back a skip that unittest recorded: it would replace our exception."""
     recorded = getattr(item, "_excinfo", None)
     if isinstance(recorded, list) and all(isinstance(info.value, _SKIPS) for info in recorded):
         recorded.clear()

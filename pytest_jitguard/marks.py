@@ -50,13 +50,16 @@ def allow_marks(item: pytest.Item) -> Iterator[tuple[str, str]]:
             yield str(pattern), str(mark.kwargs["reason"])
 
 
-def complaints(items: Sequence[pytest.Item]) -> list[str]:
-    """Return what is wrong with the marks of all items, each complaint once, with the first item that has it."""
+def complaints(items: Sequence[pytest.Item], monitors: Sequence[str]) -> list[str]:
+    """Return what is wrong with the marks of all items, each complaint once, with the first item that has it.
+
+    `monitors` are the names of those that this run has.
+    """
     found: dict[str, list[str]] = {}
     for item in items:
         for mark in item.iter_markers():
             check = _CHECKS.get(mark.name)
-            for complaint in check(mark) if check else ():
+            for complaint in (*check(mark), *_unwatched(mark, monitors)) if check else ():
                 found.setdefault(complaint, []).append(item.nodeid)
     return [_with_items(complaint, nodeids) for complaint, nodeids in found.items()]
 
@@ -78,6 +81,15 @@ def _check_jitguard(mark: pytest.Mark) -> Iterator[str]:
                 _value(name, value)
         except (ValueError, TypeError) as error:
             yield f"jitguard({name}={value!r}): {error}"
+
+
+def _unwatched(mark: pytest.Mark, monitors: Sequence[str]) -> Iterator[str]:
+    """Complain of a test that asks for a monitor which this run has not: nothing would ever fail it."""
+    names = mark.kwargs.get("monitors") if mark.name == "jitguard" else None
+    for name in [names] if isinstance(names, str) else names if isinstance(names, (list, tuple)) else ():
+        if name not in monitors:
+            known = ", ".join(monitors) or "none"
+            yield f"jitguard(monitors={names!r}): no monitor {name!r} in this run; it has {known}"
 
 
 def _check_allow_jit(mark: pytest.Mark) -> Iterator[str]:

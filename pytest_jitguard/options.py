@@ -29,7 +29,7 @@ MARKERS = (
 
 def add_options(parser: pytest.Parser) -> None:
     """Register every setting as an option and as an ini value; defaults stay unset so that precedence can be told."""
-    group = parser.getgroup("jitguard", "guard serving tests against JIT compiles")
+    group = parser.getgroup("jitguard", "jitguard: guard serving tests against JIT compiles")
     for setting in SETTINGS:
         _add_option(group, setting)
         kind = _INI_TYPES.get(setting.form, "string")

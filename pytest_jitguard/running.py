@@ -8,7 +8,7 @@ from pytest_jitguard.assemble import Process, build
 from pytest_jitguard.conclusion import Conclusion, Witness
 from pytest_jitguard.core.settings import Settings
 from pytest_jitguard.display import Display
-from pytest_jitguard.distributed import Controller
+from pytest_jitguard.distributed import Controller, Worker
 from pytest_jitguard.fixtures import SESSION_KEY
 from pytest_jitguard.guard import Guard
 from pytest_jitguard.warmups import Warmups
@@ -38,3 +38,5 @@ def _start_guard(config: pytest.Config, process: Process, display: Display) -> N
     config.stash[SESSION_KEY] = session
     config.pluginmanager.register(Witness(process), "jitguard-witness")
     config.pluginmanager.register(guard, "jitguard-guard")
+    if process.role == "xdist worker":
+        config.pluginmanager.register(Worker(guard.usage_errors), "jitguard-worker")

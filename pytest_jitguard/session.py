@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,7 +118,7 @@ class GuardSession:
                 yield window
         finally:
             for monitor, tokens in hidden.items():
-                monitor.recall(tokens)
+                _quietly(monitor, monitor.recall, tokens)
             self.use(group)
 
     @contextlib.contextmanager
@@ -159,17 +159,17 @@ class GuardSession:
         self._ever_armed |= {monitor.name for monitor in self.monitors if monitor.state == "armed"}
 
     def _resident(self) -> dict[Monitor, set[Any]]:
-        return {monitor: set(monitor.resident()) for monitor in self._residency}
+        return {monitor: set(_resident_in(monitor)) for monitor in self._residency}
 
     def _keep(self, before: dict[Monitor, set[Any]], group: str) -> None:
         for monitor, residency in self._residency.items():
-            residency.keep(monitor.resident(), before.get(monitor, ()), group)
+            residency.keep(_resident_in(monitor), before.get(monitor, ()), group)
 
     def _forget(self, monitor: Monitor, tokens: set[Any]) -> None:
         if not tokens:
             return
         if self.settings.forget and monitor.can_forget:
-            monitor.forget(tokens)
+            _quietly(monitor, monitor.forget, tokens)
         else:
             self.order_dependent = True
 
@@ -177,9 +177,9 @@ class GuardSession:
         """Leave in the lookups exactly what is warmed for users of these groups; return what was taken out."""
         hidden = {}
         for monitor, residency in self._residency.items():
-            hidden[monitor] = residency.foreign(monitor.resident(), groups)
+            hidden[monitor] = residency.foreign(_resident_in(monitor), groups)
             self._forget(monitor, hidden[monitor])
-            monitor.recall(residency.of(groups))
+            _quietly(monitor, monitor.recall, residency.of(groups))
         return hidden
 
     def use(self, group: str) -> None:
@@ -187,12 +187,12 @@ class GuardSession:
         if self.attempt is not None:
             self.attempt.groups.add(group)
         for monitor, residency in self._residency.items():
-            monitor.recall(residency.of([group]))
+            _quietly(monitor, monitor.recall, residency.of([group]))
 
     def _forget_strays(self) -> None:
         """Take out what no warmup made resident: the test's own compiles, and those between tests."""
         for monitor, residency in self._residency.items():
-            self._forget(monitor, residency.stray(monitor.resident()))
+            self._forget(monitor, residency.stray(_resident_in(monitor)))
 
     # -- tests ---------------------------------------------------------------------------------------------------------
 
@@ -240,7 +240,15 @@ class GuardSession:
         finally:
             self.settle()
             left = self.close(window)[:-1]
-            attempt.left_open = [inner for inner in reversed(left) if inner.block] if phase == "setup" else []
+            attempt.left_open = list(self._held_for_call(reversed(left))) if phase == "setup" else []
+
+    def _held_for_call(self, left: Iterable[Window]) -> Iterator[Window]:
+        """Choose the blocks that setup left open around the call: a lenient one only if it is not another thread's."""
+        mine = self._block.get()
+        own = mine.ancestry() if mine else []
+        for block in left:
+            if block.block and (block in own or (block.phase == "serving" and not block.allowed)):
+                yield block
 
     def _reopen(self, blocks: Iterable[Window]) -> None:
         """Carry on blocks that a fixture opened around its `yield`: they hold for the call as well."""
@@ -368,7 +376,7 @@ class GuardSession:
             launched = {name: n - attempt.launches.get(name, 0) for name, n in counts.items()}
             hits = sum(n for name, n in launched.items() if n and _matches(pattern, "triton", name))
             return f"launched {hits} times" if hits else ""
-        resident = {(monitor.name, name) for monitor in self.monitors for name in monitor.resident().values()}
+        resident = {(monitor.name, name) for monitor in self.monitors for name in _resident_in(monitor).values()}
         return "resident" if any(_matches(pattern, *variant) for variant in resident) else ""
 
     def _stick(self, verdict: Verdict) -> None:
@@ -397,6 +405,21 @@ class GuardSession:
             "order_dependent": self.order_dependent,
             "launches": self.launches(),
         }
+
+
+def _resident_in(monitor: Monitor) -> dict[Hashable, str]:
+    try:
+        return monitor.resident()
+    except Exception as error:  # noqa: BLE001 - a monitor that fails is blind, and must not fail the user's test
+        monitor.blind(f"resident() failed: {type(error).__name__}: {error}")
+        return {}
+
+
+def _quietly(monitor: Monitor, action: Callable[[Iterable[Hashable]], None], tokens: Iterable[Hashable]) -> None:
+    try:
+        action(tokens)
+    except Exception as error:  # noqa: BLE001 - as above
+        monitor.blind(f"{action.__name__}() failed: {type(error).__name__}: {error}")
 
 
 def _matches(pattern: str, system: str, full_name: str) -> bool:

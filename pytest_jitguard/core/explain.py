@@ -86,13 +86,32 @@ def _cause_by_key(event: CompileEvent, changes: Sequence[Change], warmed: Sequen
         return (
             "this kernel was never tuned by the warmup" if event.kind == "autotune" else "this kernel was never warmed"
         )
-    if event.artifact_hash and any(w.artifact_hash == event.artifact_hash for w in warmed):
-        return "same binary as a warmed variant: the in-process key differs only in option order, spelling or device"
+    same = next((w for w in reversed(warmed) if event.artifact_hash and w.artifact_hash == event.artifact_hash), None)
+    if same is not None:
+        return f"same binary as a warmed variant: {_same_binary(event, same, changes)}"
     if not changes:
         return "no component of the key differs from a warmed variant: it was evicted, or compiled for another object"
     told = [_sentence(change, event) for change in sorted(changes, key=_importance)[:2]]
     rest = len(changes) - len(told)
     return ", and ".join(told) + (f", and {rest} more" if rest else "")
+
+
+def _same_binary(event: CompileEvent, warmed: CompileEvent, changes: Sequence[Change]) -> str:
+    """Say what besides the binary makes up the in-process key, as far as both launches were seen."""
+    if event.launch and warmed.launch and event.launch.options != warmed.launch.options:
+        served, before = (_spelled(launch.options) for launch in (event.launch, warmed.launch))
+        same_set = sorted(event.launch.options) == sorted(warmed.launch.options)
+        how = "option order" if same_set else "how its options are spelled"
+        return f"the key differs only in {how}, {before} → {served}"
+    if any(change.component == "device" for change in changes):
+        return "the key differs only in the device, and each device has a lookup of its own"
+    if event.launch and warmed.launch:
+        return "it was evicted, or compiled for another kernel object of the same source"
+    return "the key differs only in option order, spelling or device"
+
+
+def _spelled(options: Sequence[tuple[str, str]]) -> str:
+    return f"({', '.join(f'{name}={value}' for name, value in options)})"
 
 
 def _importance(change: Change) -> int:
@@ -109,6 +128,8 @@ def _sentence(change: Change, event: CompileEvent) -> str:
     if change.warmed is None or change.served is None or change.served.role != "argument":
         return f"{change.component} {change.transition()}"
     served, warmed = change.served.value, change.warmed.value
+    if change.served.type != change.warmed.type:
+        return f"{subject}: {change.transition()}" if value is not None else f"{subject} {change.transition()}"
     if served == NOT + warmed:
         return f"{subject} is {served}, the nearest warmed variant's is"
     if served and warmed == NOT + served:

@@ -1,27 +1,52 @@
-"""Triton's specialization keys in words, and a variant's warmup entry as source text. Imports nothing of Triton."""
+"""Triton's specialization keys in words, and what a launch looked like. Imports nothing of Triton."""
 
 from __future__ import annotations
 
-import sys
+import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_jitguard.core.events import Launch
 from pytest_jitguard.core.keys import NOT, Change, Component, SpecializationKey
+from pytest_jitguard.monitors._source import reach, source_of
 
 _LONGEST = 120
+_SMALL = ", under 2 GiB"
 ADDED_BY_RUN = ("instrumentation_mode", "fpsan_homomorphic_casts")
 """Options that `JITFunction.run` appends by itself (Triton 3.6 and 3.9); a caller does not spell them."""
 
 
 def text_of(value: Any) -> str:
-    """Return a value's repr, shortened, whatever the object does when asked."""
+    """Return a value's text, shortened, whatever the object does when asked; different texts stay different."""
     try:
-        name = getattr(value, "__name__", None) if callable(value) else None
-        text = str(name) if name else repr(value)
+        text = _text(value)
     except Exception:  # noqa: BLE001 - a constexpr may be any object, with any __repr__
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+        text = f"<{type(value).__name__}{_hash(value)}>"
+    if len(text) <= _LONGEST:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    return f"{text[: _LONGEST - 11]}… #{digest}"
+
+
+def _text(value: Any) -> str:
+    if type(value).__module__ == "triton.language.core" and type(value).__name__ == "dtype":
+        return repr(value).replace("triton.language.", "tl.")
+    if type(value) is tuple:
+        return f"({', '.join(map(_text, value))}{',' if len(value) == 1 else ''})"
+    name = getattr(value, "__name__", None) if callable(value) else None
+    if not name:
+        return repr(value)
+    # Kernels of one factory share their name; their key is the source together with what it captures.
+    source = getattr(value, "cache_key", None)
+    return f"{name} #{source[:8]}" if isinstance(source, str) else str(name)
+
+
+def _hash(value: Any) -> str:
+    try:
+        return f" #{hash(value) & 0xFFFFFFFF:08x}"
+    except Exception:  # noqa: BLE001 - any object
+        return ""
 
 
 def key_of(src: Any, options: Mapping[str, Any], target: Any, device: int | None) -> SpecializationKey:
@@ -37,7 +62,10 @@ def key_of(src: Any, options: Mapping[str, Any], target: Any, device: int | None
 def _arguments(src: Any) -> Iterator[Component]:
     for number, param in enumerate(src.fn.params):
         if param.name in src.signature:
-            yield from _argument(src, param.name, src.signature[param.name], (number,), bool(param.is_constexpr))
+            if is_annotated_one(src, param, (number,)):
+                yield Component(param.name, "argument", str(src.signature[param.name]), "1")
+            else:
+                yield from _argument(src, param.name, src.signature[param.name], (number,), bool(param.is_constexpr))
 
 
 def _argument(src: Any, name: str, type_: Any, path: tuple[int, ...], is_constexpr: bool) -> Iterator[Component]:
@@ -49,15 +77,21 @@ def _argument(src: Any, name: str, type_: Any, path: tuple[int, ...], is_constex
         value = text_of(src.constants.get(path))
         yield Component(name, "constexpr" if is_constexpr else "argument", "", value)
     else:
-        yield Component(name, "argument", str(type_), _value_class(str(type_), src.attrs.get(path)))
+        yield Component(name, "argument", str(type_), value_class(str(type_), src.attrs.get(path)))
 
 
-def _value_class(type_: str, attributes: Sequence[Sequence[Any]] | None) -> str:
+def is_annotated_one(src: Any, param: Any, path: tuple[int, ...]) -> bool:
+    """Tell whether an integer with an annotated type is 1 in the key: its type stays, its attributes go."""
+    unspecialized = path not in src.attrs and re.fullmatch(r"[iu]\d+", str(src.signature[param.name]))
+    return bool(unspecialized and str(src.signature[param.name]) not in ("i1", "u1") and not param.do_not_specialize)
+
+
+def value_class(type_: str, attributes: Sequence[Sequence[Any]] | None) -> str:
     """Say what the key holds of a value; an argument that is not specialized has no attributes at all."""
     if attributes is None:
         return ""
     divisible = any(name == "tt.divisibility" for name, _ in attributes)
-    small = ", under 2 GiB" if any(name == "tt.pointer_range" for name, _ in attributes) else ""
+    small = _SMALL if any(name == "tt.pointer_range" for name, _ in attributes) else ""
     if type_.startswith("*"):
         return ("16-byte aligned" if divisible else "unaligned") + small
     return "divisible by 16" if divisible else f"{NOT}divisible by 16"
@@ -76,7 +110,7 @@ def launch_of(run_locals: Mapping[str, Any], fn: Any) -> Launch:
     bound = bound if isinstance(bound, Mapping) else {}
     values = {name: repr(value) for name, value in bound.items() if value is None or type(value) in (int, float, bool)}
     tensors = {name: form for name, value in bound.items() if (form := _tensor_form(value))}
-    return Launch(values, tensors, _spelled_options(run_locals.get("kwargs") or {}, fn, bound), kernel_path(fn))
+    return Launch(values, tensors, _spelled_options(run_locals.get("kwargs") or {}, bound), kernel_path(fn))
 
 
 def _tensor_form(value: Any) -> str:
@@ -88,12 +122,12 @@ def _tensor_form(value: Any) -> str:
         return ""
 
 
-def _spelled_options(kwargs: Mapping[str, Any], fn: Any, bound: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _spelled_options(kwargs: Mapping[str, Any], bound: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Return the options as the caller spelled them, in order: `run` appends `debug` and others where they miss."""
     names = [name for name in kwargs if name not in bound and name not in ADDED_BY_RUN]
     if names and names[-1] == "debug" and not kwargs["debug"]:
         names.pop()
-    return tuple((name, source_of(kwargs[name])) for name in names)
+    return tuple((name, source_of(kwargs[name])[0]) for name in names)
 
 
 def kernel_path(fn: Any) -> str:
@@ -102,9 +136,7 @@ def kernel_path(fn: Any) -> str:
     A kernel under `@triton.autotune` or `@triton.heuristics` is reached through their `.fn`.
     """
     module, name = getattr(fn, "module", None) or "", getattr(getattr(fn, "fn", None), "__qualname__", "")
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
+    found = reach(module, name) if module != "__main__" else None
     for _ in range(8):
         if found is fn:
             return f"{module}:{name}"
@@ -112,139 +144,21 @@ def kernel_path(fn: Any) -> str:
     return ""
 
 
-_DTYPES = {
-    "fp8e4nv": "float8_e4m3fn",
-    "fp8e5": "float8_e5m2",
-    "fp8e4b8": "float8_e4m3fnuz",
-    "fp8e5b16": "float8_e5m2fnuz",
-    "fp16": "float16",
-    "bf16": "bfloat16",
-    "fp32": "float32",
-    "fp64": "float64",
-    "i1": "bool",
-    "u1": "bool",
-    **{f"{short}{bits}": f"{long}{bits}" for short, long in (("i", "int"), ("u", "uint")) for bits in (8, 16, 32, 64)},
-}
-
-
-def source_of(value: Any) -> str:
-    """Return Python source for a constexpr or option, or a remark in angle brackets where there is none."""
-    if value is None or type(value) in (int, bool, str):
-        return repr(value)
-    if type(value) is float:
-        return repr(value) if value == value and abs(value) != float("inf") else f'float("{value}")'
-    if type(value) is tuple:
-        return f"({', '.join(source_of(item) for item in value)}{',' if len(value) == 1 else ''})"
-    if type(value).__module__ == "triton.language.core" and type(value).__name__ == "dtype":
-        return f"tl.{_TL_NAMES.get(value.name, value.name)}"
-    return f"<{text_of(value)}>"
-
-
-_TL_NAMES = {
-    **_DTYPES,
-    "fp8e4nv": "float8e4nv",
-    "fp8e5": "float8e5",
-    "fp8e4b8": "float8e4b8",
-    "fp8e5b16": "float8e5b16",
-    "int1": "int1",
-}
-
-
-class Entry:
-    """Writes `kernel.warmup(...)` for one variant: arguments by name, from the key alone where no value was seen."""
-
-    def __init__(self, src: Any, launch: Launch | None) -> None:
-        self.src = src
-        self.launch = launch or Launch()
-        self.imports = {"import torch", "import triton"}
-
-    def text(self) -> str:
-        """Return the entry as source, empty for a kernel that is not a JIT function."""
-        fn = getattr(self.src, "fn", None)
-        if fn is None:
-            return ""
-        module, _, expression = (self.launch.path or kernel_path(fn)).partition(":")
-        kernel = expression or fn.__name__
-        arguments = [
-            f"{p.name}={self._argument(n, p)}" for n, p in enumerate(fn.params) if p.name in self.src.signature
-        ]
-        options = [f"{name}={value}" for name, value in self.launch.options]
-        body = "\n".join([f"{kernel}.warmup(", *_filled([*arguments, *options, "grid=(1,)"]), ")"])
-        if "tl." in body:
-            self.imports.add("import triton.language as tl")
-        made = f"# {kernel} is made in a factory of {fn.module}: take the kernel object from there"
-        origin = f"from {module} import {expression.split('.')[0]}" if expression else made
-        return "\n".join([*sorted(self.imports), origin, "", body])
-
-    def _argument(self, number: int, param: Any) -> str:
-        return self._value(param.name, self.src.signature[param.name], (number,))
-
-    def _value(self, name: str, type_: Any, path: tuple[int, ...]) -> str:
-        if isinstance(type_, (tuple, list)):
-            inner = ", ".join(self._value("", element, (*path, n)) for n, element in enumerate(type_))
-            return f"({inner}{',' if len(type_) == 1 else ''})"
-        if type_ == "constexpr":
-            return source_of(self.src.constants.get(path))
-        return self._typed(name, str(type_), self.src.attrs.get(path))
-
-    def _typed(self, name: str, type_: str, attributes: Sequence[Sequence[Any]] | None) -> str:
-        if type_.startswith("tensordesc"):
-            return self._descriptor(type_)
-        if type_.startswith("*"):
-            return _pointer(type_.lstrip("*").removeprefix("k"), attributes)
-        if name in self.launch.values:
-            return self.launch.values[name]
-        return _scalar(type_, _value_class(type_, attributes))
-
-    def _descriptor(self, type_: str) -> str:
-        dtype, _, block = type_.removeprefix("tensordesc<").rstrip(">").partition("[")
-        shape = [int(size) for size in block.split("]")[0].split(",")]
-        strides = [1] * len(shape)
-        for n in range(len(shape) - 2, -1, -1):
-            strides[n] = strides[n + 1] * shape[n + 1]
-        self.imports.add("from triton.tools.tensor_descriptor import TensorDescriptor")
-        base = f'torch.empty({tuple(shape)}, dtype=torch.{_DTYPES.get(dtype, dtype)}, device="cuda")'
-        return f"TensorDescriptor({base}, {shape}, {strides}, {shape})"
-
-
-def _filled(arguments: Sequence[str], width: int = 100) -> list[str]:
-    """Put arguments on as few lines as fit."""
-    lines = [""]
-    for argument in arguments:
-        if lines[-1] and len(lines[-1]) + len(argument) > width:
-            lines.append("")
-        lines[-1] += f"{' ' if lines[-1] else '    '}{argument},"
-    return lines
-
-
-def _pointer(element: str, attributes: Sequence[Sequence[Any]] | None) -> str:
-    dtype = f"torch.{_DTYPES.get(element, element)}"
-    if "unaligned" in _value_class("*", attributes):
-        # One element past an aligned start; MockTensor has no unaligned form.
-        return f'torch.empty(2, dtype={dtype}, device="cuda")[1:]'
-    return f"triton.MockTensor({dtype})"
-
-
-def _scalar(type_: str, value_class: str) -> str:
-    if type_.startswith(("fp", "bf")):
-        return "1.5"
-    if type_ in ("u1", "i1"):
-        return "True"
-    smallest = {"i64": 2**40, "u64": 2**63}.get(type_, 16)
-    return str(smallest + 1 if value_class.startswith(NOT) else smallest)
-
-
 def scalar_advice(changes: Sequence[Change]) -> str:
     """Return what could be done in the kernel where value classes are the only difference, with its price."""
     scalars: list[str] = []
     pointers: list[str] = []
     for change in changes:
-        if change.role != "argument" or change.warmed is None or change.served is None:
+        # Elements of a tuple are always specialized, whatever the kernel asks for.
+        if change.role != "argument" or change.warmed is None or change.served is None or "[" in change.component:
             return ""
         types = {change.warmed.type, change.served.type} - {""}
         if len(types) != 1 or "None" in (change.warmed.value, change.served.value):
             return ""
-        (pointers if types.pop().startswith("*") else scalars).append(change.component)
+        sizes_differ = (_SMALL in change.warmed.value) != (_SMALL in change.served.value)
+        # Without specialization on alignment a pointer's range (HIP) stays in the key.
+        alignment = types.pop().startswith("*") and not sizes_differ
+        (pointers if alignment else scalars).append(change.component)
     parts = [f"do_not_specialize={scalars!r}"] if scalars else []
     parts += [f"do_not_specialize_on_alignment={pointers!r}"] if pointers else []
     return (

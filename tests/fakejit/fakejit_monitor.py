@@ -29,7 +29,7 @@ class FakeMonitor(Monitor):
     def install(self, module: ModuleType) -> None:
         self._module = module
         self._announced |= set(module.CACHE)
-        self._patches.wrap(module, "_build", self._build)
+        self._hook = self._patches.wrap(module, "_build", self._build)
 
     def uninstall(self) -> None:
         self._patches.undo()
@@ -55,7 +55,7 @@ class FakeMonitor(Monitor):
         return str(kind)
 
     def prove(self) -> None:
-        if self.state == "armed":
+        if self.state == "armed" and self._module._build is self._hook:
             return
         self._canary_seen = False
         self._module.compile_only("jitguard_canary")

@@ -1,0 +1,116 @@
+"""The cause of an event in one clause, without any JIT library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_jitguard.core.events import CompileEvent, Launch
+from pytest_jitguard.core.explain import Background, explain
+from pytest_jitguard.core.keys import Component, SpecializationKey
+
+
+def event(value: str = "divisible by 16", *, type: str = "i32", options: Any = None, **more: Any) -> CompileEvent:
+    key = SpecializationKey(
+        (
+            Component("n", "argument", type, value),
+            Component("BLOCK", "constexpr", "", more.pop("block", "64")),
+            Component("num_warps", "option", "", more.pop("warps", "4")),
+            Component("device", "device", "", more.pop("device", "0")),
+        )
+    )
+    launch = None if options is None else Launch(values=more.pop("values", {}), options=options)
+    fields: dict[str, Any] = {"kernel": "k", "module": "m", "status": "ok", "artifact_hash": str(key), **more}
+    return CompileEvent("e", "triton", started=0.0, ended=1.0, key=key, launch=launch, **fields)
+
+
+def cause(served: CompileEvent, *warmed: CompileEvent, **more: Any) -> str:
+    return explain(served, Background(warmed=warmed, **more)).cause
+
+
+def test_never_warmed() -> None:
+    served = event()
+    others = [event(kernel="other"), event(module="elsewhere"), event(status="failed"), event(kind="autotune")]
+    why = explain(served, Background(warmed=others))
+    assert (why.cause, why.never_warmed, why.changes) == ("this kernel was never warmed", True, ())
+    assert cause(event(kind="autotune"), event()) == "this kernel was never tuned by the warmup"
+
+
+def test_still_running() -> None:
+    assert cause(event(status="running"), event()) == "its key is known once the compile is over"
+
+
+@pytest.mark.parametrize(
+    ("served", "words"),
+    [
+        (event("not divisible by 16"), "n is not divisible by 16, the nearest warmed variant's is"),
+        (event("not divisible by 16", options=(), values={"n": "17"}), "n=17 is not divisible by 16, the nearest"),
+        (event("1", type=""), "n other → 1"),
+        (event(block="128"), "BLOCK 64 → 128"),
+        (event("not divisible by 16", block="128"), "BLOCK 64 → 128, and n is not divisible by 16"),
+        (event("not divisible by 16", block="128", warps="8"), ", and 1 more"),
+        (event(type="i64"), "n i32 → i64"),
+    ],
+)
+def test_the_cause_names_what_differs(served: CompileEvent, words: str) -> None:
+    assert words in cause(served, event())
+
+
+def test_the_first_named_is_what_the_author_of_the_call_chose() -> None:
+    assert cause(event("not divisible by 16", type="i64", block="128"), event()).startswith("n i32, divisible by 16 →")
+
+
+@pytest.mark.parametrize(
+    ("served", "warmed", "words"),
+    [
+        (
+            event(options=(("a", "1"), ("b", "2"))),
+            event(options=(("b", "2"), ("a", "1"))),
+            "the key differs only in option order, (b=2, a=1) → (a=1, b=2)",
+        ),
+        (event(options=(("a", "1"),)), event(options=()), "only in how its options are spelled, () → (a=1)"),
+        (event(options=()), event(options=()), "it was evicted, or compiled for another kernel object"),
+        (event(), event(), "the key differs only in option order, spelling or device"),
+        (
+            event(device="1", artifact_hash="same"),
+            event(artifact_hash="same"),
+            "the key differs only in the device, and each device has a lookup of its own",
+        ),
+    ],
+)
+def test_the_same_binary(served: CompileEvent, warmed: CompileEvent, words: str) -> None:
+    assert cause(served, warmed).startswith("same binary as a warmed variant: ")
+    assert words in cause(served, warmed)
+
+
+def test_another_binary_with_the_same_key() -> None:
+    assert "no component of the key differs" in cause(event(artifact_hash="a"), event(artifact_hash="b"))
+
+
+def test_who_was_first() -> None:
+    told = cause(event(block="1"), event(), earlier=lambda _: "t.py::first")
+    assert told.endswith("; first compiled by t.py::first, whose variants were forgotten when it ended")
+
+
+def test_where_it_happened() -> None:
+    stack = ("/site/vllm/moe.py:7:apply", "/work/tests/helper.py:3:call", "/work/tests/test_a.py:9:test_a")
+    why = explain(event(stack=stack), Background(test_files={"/work/tests/test_a.py"}, root="/work"))
+    assert (why.launch_site, why.called_from) == ("/site/vllm/moe.py:7:apply", "tests/test_a.py:9:test_a")
+    nowhere = explain(event(), Background())
+    assert (nowhere.launch_site, nowhere.called_from) == ("", "")
+
+
+def test_advice_comes_with_changes_only() -> None:
+    def advise(system: str) -> Any:
+        return lambda changes: f"{system}: {len(changes)}"
+
+    assert explain(event(block="1"), Background(warmed=[event()], advice=advise)).advice == "triton: 1"
+    assert explain(event(), Background(warmed=[event()], advice=advise)).advice == ""
+
+
+def test_the_nearest_of_many_is_compared() -> None:
+    warmed = [event(block="16", warps="8"), event(block="128"), event("not divisible by 16", block="16", warps="1")]
+    assert cause(event("not divisible by 16", block="128"), *warmed) == (
+        "n is not divisible by 16, the nearest warmed variant's is"
+    )
