@@ -32,7 +32,10 @@ ROLES = ("pytest", "xdist controller", "xdist worker")
 
 @dataclass
 class Process:
-    """What one process holds while the guard is on, and how to leave no trace of it."""
+    """What one process holds while the guard is on, and how to leave no trace of it.
+
+    `stderr` is the real one, duplicated while pytest does not capture: where a hanging warmup's stacks go.
+    """
 
     role: str
     settings: Settings
@@ -42,6 +45,7 @@ class Process:
     offline: OfflineTarget | None = None
     session: GuardSession | None = None
     keep_folder: bool = True
+    stderr: int = 2
     undo: list[Callable[[], None]] = field(default_factory=list)
 
     def close(self) -> None:
@@ -76,6 +80,8 @@ def build(config: pytest.Config, settings: Settings) -> Process:
     offline = early.offline_target(config)
     process = Process(role, settings, folder, Journal(folder, role), baseline, offline, keep_folder=keep)
     config.add_cleanup(process.close)
+    process.stderr = os.dup(2)
+    process.undo.append(lambda: os.close(process.stderr))
     process.journal.write(_environment(config, process))
     if role != "xdist controller":
         _watch(config, process)

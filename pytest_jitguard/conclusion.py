@@ -13,6 +13,7 @@ from pytest_jitguard.assemble import Process
 from pytest_jitguard.core import baseline as baselines
 from pytest_jitguard.display import Display
 from pytest_jitguard.reporters import json_report, model
+from pytest_jitguard.warmup import once
 
 
 class Witness:
@@ -120,7 +121,7 @@ class Conclusion:
         result = yield
         report = self._conclude()
         problems = self._write(report)
-        self.display.problems = problems
+        self.display.problems = [*problems, *(str(hung) for hung in once.hung(self.process.folder / "turns"))]
         if (report.failing or report.violated or problems) and session.exitstatus in _GREEN:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if problems or any(process["died"] for process in report.document["processes"]):

@@ -25,6 +25,8 @@ class GuardedRun:
                 monkeypatch.delenv(name)
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(FAKEJIT), os.environ.get("PYTHONPATH", "")]))
         monkeypatch.setenv("FAKEJIT_CACHE", "")
+        (self.path / "tmp").mkdir()
+        monkeypatch.setenv("TMPDIR", str(self.path / "tmp"))
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         monkeypatch.setenv("NO_COLOR", "1")
         self.plugins = ["-p", "pytest_jitguard.plugin"]

@@ -44,7 +44,10 @@ class Facts:
 
 def findings(facts: Facts) -> list[Finding]:
     """Return every finding, the gravest first; nothing is waived here."""
-    found = [*_warmup_findings(facts), *_guard_findings(facts), *_monitor_findings(facts)]
+    failed = _warmup_findings(facts)
+    # After a failed warmup no guarded test runs: that nothing was guarded is no news.
+    unguarded = [] if any(finding.name == "warmup-failed" for finding in failed) else _guard_findings(facts)
+    found = [*failed, *unguarded, *_monitor_findings(facts)]
     if facts.lost_records:
         message = f"{facts.lost_records} records could not be written or read back"
         found.append(Finding("journal-incomplete", message, "see the journal folder's file system"))
@@ -69,12 +72,13 @@ def _warmup_findings(facts: Facts) -> list[Finding]:
 def _guard_findings(facts: Facts) -> list[Finding]:
     if not facts.guarded:
         why = ", ".join(f"{count} {reason}" for reason, count in facts.not_run.items() if count)
-        ran = f"{facts.tests} tests ran" if facts.tests else "no test ran"
+        ran = f"{facts.tests} test{'s' if facts.tests != 1 else ''} ran" if facts.tests else "no test ran"
         message = f"{ran}, none of them guarded" + (f" ({why})" if why else "")
         remedy = "mark tests with @pytest.mark.jitguard, or set jitguard_guard = all"
         return [Finding("nothing-guarded", message, remedy)]
     if not facts.ever_armed:
-        message = f"{facts.guarded} guarded tests ran, but no monitor was ever armed in any process"
+        tests = f"{facts.guarded} guarded test{'s' if facts.guarded != 1 else ''}"
+        message = f"{tests} ran, but no monitor was ever armed in any process"
         return [Finding("nothing-watched", message, "was the JIT library imported at all?")]
     return []
 

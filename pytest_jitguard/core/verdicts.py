@@ -101,6 +101,7 @@ class Violation:
             "phase": phase,
             "label": self.label,
             "message": self.message,
+            "cause": why.cause,
             "never_warmed": why.never_warmed,
             "changes": [change.to_wire() for change in why.changes],
             "launch_site": why.launch_site,
@@ -159,20 +160,34 @@ class Verdict:
         first = self.violations[0].message
         if len(self.violations) == 1:
             return first
-        seconds = sum(v.event.seconds or 0.0 for v in self.violations if v.event)
+        # The compiles of an autotune run are part of its time.
+        seconds = sum(v.event.seconds or 0.0 for v in self._topmost() if v.event)
         return f"{_count([v.event for v in self.violations])}, {duration(seconds)} together, first: {first}"
 
     @property
     def text(self) -> str:
         """The message of the failure: headline, then every violation with its detail, then one cure for all."""
         lines = [self.headline]
-        for violation in self.violations:
+        for violation in self._topmost():
             lines += ["", violation.message] if len(self.violations) > 1 else [""]
             lines += violation.lines()
+            lines += self._parts_of(violation)
         entries = merge_entries([violation.explanation.cure for violation in self.violations])
         if entries:
             lines += ["", "  add this to the warmup:", *(f"    {line}".rstrip() for line in entries.splitlines())]
         return "\n".join(lines)
+
+    def _topmost(self) -> list[Violation]:
+        """Return the violations that are not part of another one."""
+        ids = {violation.event.id for violation in self.violations if violation.event}
+        return [v for v in self.violations if v.event is None or v.event.parent not in ids]
+
+    def _parts_of(self, whole: Violation) -> list[str]:
+        parts = [v.event for v in self.violations if whole.event and v.event and v.event.parent == whole.event.id]
+        if not parts:
+            return []
+        seconds = sum(event.seconds or 0.0 for event in parts)
+        return [f"  within   {_count(list(parts))}, {duration(seconds)}, one for each config that was tried"]
 
     def to_wire(self) -> dict[str, Any]:
         """Return the verdict as plain types, for the journal and for the report that crosses xdist."""

@@ -142,9 +142,7 @@ class Lookups:
             return
         for _, value in items:
             kernel = compiled(value)
-            if kernel is None:
-                shelf.keys = None  # an async compile that is pending: look again
-            elif id(kernel) not in self._known:
+            if kernel is not None and id(kernel) not in self._known:
                 self._fresh.append((str(getattr(kernel, "hash", "")), shelf.name))
                 self._know(kernel, shelf)
 

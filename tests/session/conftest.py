@@ -1,4 +1,4 @@
-"""Runs whose processes die keep their journals: they belong to the test, not into everybody's /tmp."""
+"""Where the runs of a test keep their temporary files."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import GuardedRun
 
-@pytest.fixture(autouse=True)
-def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+
+@pytest.fixture
+def temporary(guarded: GuardedRun) -> Path:
     """The folder for temporary files of the runs of a test."""
-    folder = tmp_path_factory.mktemp("temporary")
-    monkeypatch.setenv("TMPDIR", str(folder))
-    return folder
+    return guarded.path / "tmp"

@@ -164,7 +164,7 @@ def test_a_wrong_value_is_no_matter_while_the_guard_is_off(
         ("allow = 'x'", ("allow must be a list of tables [[allow]], not 'x'",)),
         ("[[allow]]\npattern = 'x'", ("[[allow]] needs exactly the texts pattern and reason", "'x'")),
         ("[[allow]]\npattern = 'x'\nreason = ''", ("[[allow]] needs exactly the texts pattern and reason",)),
-        ("[[warmup]]\ncall = 3", ("[[warmup]] takes call = 'package.module:callable' and kwargs", "3")),
+        ("[[warmup]]\ncall = 3", ("[[warmup]] takes call = 'package.module:callable' and kwargs", "{'call': 3}")),
         ("[[warmup]]\ncall = 'a.b'", ("[[warmup]] call: 'a.b' is not accepted; expected package.module:callable",)),
         ("[[warmup]]\ncall = 'a:b'\nkwarg = {}", ("[[warmup]] takes call", "'kwarg'")),
         ("gpus = 1", ("gpus must be tables [gpus.NAME], not 1",)),

@@ -1,4 +1,6 @@
 """Kernels of every kind that a serving test launches: plain, with heuristics, autotuned."""
+# ruff: noqa: ANN001 - annotations of kernel parameters are instructions to Triton
+# mypy: allow-untyped-defs, allow-untyped-decorators
 
 from __future__ import annotations
 
@@ -8,14 +10,14 @@ import triton.language as tl
 
 
 @triton.jit
-def scale(x, y, n, BLOCK: tl.constexpr):
+def scale(x, y, n, BLOCK: tl.constexpr) -> None:
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(y + at, tl.load(x + at, mask=at < n) * 2, mask=at < n)
 
 
 @triton.heuristics({"EVEN": lambda args: args["n"] % args["BLOCK"] == 0})
 @triton.jit
-def shift(x, y, n, BLOCK: tl.constexpr, EVEN: tl.constexpr):
+def shift(x, y, n, BLOCK: tl.constexpr, EVEN: tl.constexpr) -> None:
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     if EVEN:
         tl.store(y + at, tl.load(x + at) + 1)
@@ -25,7 +27,7 @@ def shift(x, y, n, BLOCK: tl.constexpr, EVEN: tl.constexpr):
 
 @triton.autotune(configs=[triton.Config({"BLOCK": block}) for block in (64, 128)], key=["n"])
 @triton.jit
-def square(x, y, n, BLOCK: tl.constexpr):
+def square(x, y, n, BLOCK: tl.constexpr) -> None:
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(x + at, mask=at < n)
     tl.store(y + at, value * value, mask=at < n)

@@ -82,11 +82,11 @@ def test_the_warmup_as_it_was_misses_both_gemms_of_a_large_request(sweep: Guarde
 
 
 def test_profile_run_and_graph_sizes_cover_four_of_twelve(sweep: GuardedRun) -> None:
-    sweep.run(*sweep.args, "-k", "every_request", "--jitguard-warmup=graphs:warm_up", fake=False).assert_outcomes(failed=1)
+    sweep.run(*sweep.args, "-k", "every_request", "--jitguard-warmup=graphs:warm_up", fake=False).assert_outcomes(
+        failed=1
+    )
     assert sweep.report["warmup"]["compiled"] + sweep.report["warmup"]["cache_loaded"] == 4
     missing = sweep.violations("test_every_request")
     assert len(missing) == 8
     changed = [{change["component"] for change in violation["changes"]} for violation in missing]
     assert all(components <= {"EM", "num_valid_tokens", "BLOCK_SIZE_M"} for components in changed)
-
-
