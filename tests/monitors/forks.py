@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -63,7 +63,18 @@ class ForkServer:
             self._server.stdin.close()
 
 
-def in_fork(body: Callable[..., None] | None = None, *, armed: bool = True) -> Any:
+Body = Callable[..., None]
+
+
+@overload
+def in_fork(body: Body) -> Body: ...
+
+
+@overload
+def in_fork(*, armed: bool) -> Callable[[Body], Body]: ...
+
+
+def in_fork(body: Body | None = None, *, armed: bool = True) -> Any:
     """Run a test in a forked child: it takes a `Watch`, armed unless said otherwise, and plain parameters."""
     if body is None:
         return functools.partial(in_fork, armed=armed)
@@ -164,7 +175,9 @@ class Watch:
         self.records: list[Any] = []
         self.recorder = Recorder("image", self.records.append)
         self.monitors = MonitorSet(["triton"], self.recorder)
-        self.monitor: TritonMonitor = self.monitors.monitors[0]
+        (monitor,) = self.monitors.monitors
+        assert isinstance(monitor, TritonMonitor)
+        self.monitor = monitor
         self._parse, self._offline_class = parse_target, OfflineTarget
         self._offline: Any = None
         self._told = 0

@@ -210,8 +210,10 @@ def test_threads_that_compile_one_key_and_several(watch: Watch) -> None:
         watch.settle()
 
     threads = [threading.Thread(target=work, args=(kernels[n % 3], 100 + n // 3)) for n in range(4)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     told = watch.news()
     assert {(event.status, event.kernel) for event in told} == {("ok", "copy")}
     assert 4 <= len(told) <= 8
