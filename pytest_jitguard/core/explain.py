@@ -128,6 +128,10 @@ def _sentence(change: Change, event: CompileEvent) -> str:
     if change.warmed is None or change.served is None or change.served.role != "argument":
         return f"{change.component} {change.transition()}"
     served, warmed = change.served.value, change.warmed.value
+    if served == "1":
+        return f"{change.component}=1 has a variant of its own, the nearest warmed one is for other values"
+    if warmed == "1":
+        return f"{subject} is not 1, the only value that the nearest warmed variant is for"
     if change.served.type != change.warmed.type:
         return f"{subject}: {change.transition()}" if value is not None else f"{subject} {change.transition()}"
     if served == NOT + warmed:

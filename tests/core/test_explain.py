@@ -46,7 +46,7 @@ def test_still_running() -> None:
     [
         (event("not divisible by 16"), "n is not divisible by 16, the nearest warmed variant's is"),
         (event("not divisible by 16", options=(), values={"n": "17"}), "n=17 is not divisible by 16, the nearest"),
-        (event("1", type=""), "n other → 1"),
+        (event("1", type=""), "n=1 has a variant of its own, the nearest warmed one is for other values"),
         (event(block="128"), "BLOCK 64 → 128"),
         (event("not divisible by 16", block="128"), "BLOCK 64 → 128, and n is not divisible by 16"),
         (event("not divisible by 16", block="128", warps="8"), ", and 1 more"),

@@ -58,7 +58,7 @@ WORDS = {
     "descriptor": "descriptor tensordesc<fp16[16, 16]> → tensordesc<fp16[32, 16]>",
     "divisible": "value=17 is not divisible by 16, the nearest warmed variant's is",
     "not divisible": "value=16 is divisible by 16, the nearest warmed variant's is not",
-    "one": "value=17: 1 → other",
+    "one": "value=17 is not 1, the only value that the nearest warmed variant is for",
     "warps": "num_warps 4 → 8",
     "alignment": "x is unaligned, the nearest warmed variant's is 16-byte aligned",
 }
