@@ -83,8 +83,6 @@ class Violation:
         for name, text in (("launched", why.launch_site), ("called", why.called_from)):
             if text:
                 lines.append(f"  {name:8s} {text}")
-        if why.advice:
-            lines.append(f"  {why.advice}")
         return lines
 
     def to_wire(self, phase: str = "serving") -> dict[str, Any]:
@@ -166,7 +164,7 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """The message of the failure: headline, then every violation with its detail, then one cure for all."""
+        """The message of the failure: headline, then every violation with its detail, then what would cure them."""
         lines = [self.headline]
         for violation in self._topmost():
             lines += ["", violation.message] if len(self.violations) > 1 else [""]
@@ -175,6 +173,8 @@ class Verdict:
         entries = merge_entries([violation.explanation.cure for violation in self.violations])
         if entries:
             lines += ["", "  add this to the warmup:", *(f"    {line}".rstrip() for line in entries.splitlines())]
+        # Last, since it has a price that the warmup entry has not.
+        lines += [f"\n  {text}" for text in dict.fromkeys(v.explanation.advice for v in self.violations) if text]
         return "\n".join(lines)
 
     def _topmost(self) -> list[Violation]:
