@@ -46,16 +46,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def report(options: argparse.Namespace) -> int:
     """Read the journals, print the summary, write what was asked for."""
-    if not options.folder.is_dir():
-        raise Unusable(f"{options.folder} is not a folder; expected the journal folder of a run")
+    folder = _run_in(options.folder)
     try:
-        processes = read_run(options.folder)
+        processes = read_run(folder)
     except OSError as error:
         raise Unusable(f"cannot read the journals: {error}") from error
     if not processes:
-        raise Unusable(f"{options.folder} holds no journals (*.jsonl); expected {_expected(options.folder)}")
+        raise Unusable(f"{folder} holds no journals (*.jsonl); expected the journal folder of a run")
     built = build(processes, baseline_debts=_debts(options.baseline))
-    places = {"journal": options.folder, "JSON": options.json, "Markdown": options.markdown}
+    places = {"journal": folder, "JSON": options.json, "Markdown": options.markdown}
     shown = {what: str(where) for what, where in places.items() if where}
     width = shutil.get_terminal_size((100, 24)).columns
     print(f"jitguard: {built.verdict}")
@@ -65,10 +64,15 @@ def report(options: argparse.Namespace) -> int:
     return EXIT_PASSED if built.passed else EXIT_FAILED
 
 
-def _expected(folder: Path) -> str:
-    """Say what to give instead: a folder given as --jitguard-journal holds a folder for each run."""
-    runs = sorted({journal.parent for journal in folder.glob("*/*.jsonl")})
-    return f"one of its runs, such as {runs[-1]}" if runs else "the journal folder of a run"
+def _run_in(folder: Path) -> Path:
+    """Return the folder of a run: the one given, or the last of the runs in a folder given as --jitguard-journal."""
+    if not folder.is_dir():
+        raise Unusable(f"{folder} is not a folder; expected the journal folder of a run")
+    runs = sorted({journal.parent for journal in folder.glob("run-*/*.jsonl")}, key=lambda run: run.stat().st_mtime)
+    if any(folder.glob("*.jsonl")) or not runs:
+        return folder
+    print(f"{folder} holds {len(runs)} run{'s' if len(runs) != 1 else ''}; this is the last, {runs[-1].name}")
+    return runs[-1]
 
 
 def _debts(path: Path | None) -> frozenset[Debt] | None:

@@ -22,18 +22,17 @@ from pytest_jitguard.core import baseline as baselines
 from pytest_jitguard.core.baseline import Baseline
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.core.settings import BY_NAME, SETTINGS, Settings
-from pytest_jitguard.monitors import BUILTIN, MonitorError, MonitorSet
+from pytest_jitguard.monitors import BUILTIN, MonitorError, MonitorSet, load
 from pytest_jitguard.offline import OfflineTarget
 from pytest_jitguard.processes.journal import Journal, make_folder
 from pytest_jitguard.session import GuardSession
-
-ROLES = ("pytest", "xdist controller", "xdist worker")
 
 
 @dataclass
 class Process:
     """What one process holds while the guard is on, and how to leave no trace of it.
 
+    `role` is that of `role_of`.
     `stderr` is the real one, duplicated while pytest does not capture: where a hanging warmup's stacks go.
     """
 
@@ -89,7 +88,8 @@ def build(config: pytest.Config, settings: Settings) -> Process:
 
 
 def _watch(config: pytest.Config, process: Process) -> None:
-    recorder = Recorder(process.journal.image, process.journal.write, host=platform.node(), role=process.role)
+    journal = process.journal
+    recorder = Recorder(journal.image, journal.write, host=platform.node(), role=process.role, rank=journal.rank)
     monitors = MonitorSet(process.settings.monitors, recorder)
     process.undo.append(monitors.disarm)
     monitors.arm()
@@ -116,13 +116,16 @@ def _check_interpreter(settings: Settings) -> None:
 
 
 def _check_monitors(settings: Settings) -> None:
+    option = BY_NAME["monitors"].option
     for name in settings.monitors:
-        if name in BUILTIN and not early.is_installed(name):
-            raise MonitorError(f"{BY_NAME['monitors'].option}: {name} was asked for by name, but is not installed")
-    try:
-        MonitorSet(settings.monitors, Recorder("check", lambda record: None))
-    except MonitorError as error:
-        raise MonitorError(f"{BY_NAME['monitors'].option}: {error}") from error
+        if name == "auto":
+            continue
+        try:
+            monitor = load(name)
+        except MonitorError as error:
+            raise MonitorError(f"{option}: {error}") from error
+        if name in BUILTIN and not early.is_installed(monitor.target):
+            raise MonitorError(f"{option}: {name} was asked for by name, but is not installed")
 
 
 def _load_baseline(settings: Settings) -> Baseline:

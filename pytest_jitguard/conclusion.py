@@ -145,7 +145,7 @@ class Conclusion:
             wanted.append(("JSON", Path(settings.json), lambda path: json_report.write(report.document, path)))
         if settings.markdown:
             wanted.append(("Markdown", Path(settings.markdown), lambda path: _append_markdown(report, path)))
-        if summary := _step_summary():
+        if (summary := _step_summary()) and not (settings.markdown and _same(summary, Path(settings.markdown))):
             wanted.append(("GitHub step summary", summary, lambda path: _append_markdown(report, path)))
         if settings.update_baseline and settings.baseline:
             wanted.append(("baseline", Path(settings.baseline), lambda path: self._update_baseline(report, path)))
@@ -159,6 +159,10 @@ class Conclusion:
 
 
 _GREEN = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+
+
+def _same(a: Path, b: Path) -> bool:
+    return a.resolve() == b.resolve()
 
 
 def _append_markdown(report: model.RunReport, path: Path) -> None:

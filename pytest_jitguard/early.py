@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 
 from pytest_jitguard.core.settings import BY_NAME, Settings
-from pytest_jitguard.monitors._patch import when_imported
 from pytest_jitguard.offline import OfflineTarget, gpu_from_mapping, parse_target
+from pytest_jitguard.patching import when_imported
 from pytest_jitguard.processes import caches
 
 _OFFLINE_KEY = pytest.StashKey["OfflineTarget | None"]()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -28,39 +29,48 @@ def _path_of(call: Any) -> str:
     return f"{getattr(named, '__module__', '')}:{getattr(named, '__qualname__', type(call).__name__)}"
 
 
-def follow(fixturedef: Any, use: Callable[[str], None]) -> None:
-    """Tell `use` of each use of a fixture that is set up already: what it warmed counts for all its users alike.
+class FixtureGroups:
+    """Names for what fixtures of wider scope warm: one for each time that a fixture is set up.
 
-    Pytest has no hook for that, and the names that a test asks for leave out `getfixturevalue()`.
+    What a fixture compiles may depend on its parameter, on the class or module that asked for it, on anything; so what
+    one set-up of it warmed counts for the users of that very set-up.
     """
-    execute = fixturedef.execute
-    if getattr(execute, "use", None) == use:
-        return
 
-    def followed(request: Any) -> Any:
-        if getattr(fixturedef, "cached_result", None) is not None:
-            use(of_fixture(fixturedef, request))
-        return execute(request=request)
+    def __init__(self) -> None:
+        self._set_ups = itertools.count(1)
+        self._living: dict[Any, str] = {}
 
-    followed.use = use  # type: ignore[attr-defined]
-    fixturedef.execute = followed
+    def set_up(self, fixturedef: Any) -> str:
+        """Return a new name, for a fixture that is being set up."""
+        name = f"fixture:{fixturedef.baseid}:{fixturedef.argname}#{next(self._set_ups)}"
+        self._living[fixturedef] = name
+        return name
 
+    def follow(self, fixturedef: Any, use: Callable[[str], None]) -> None:
+        """Tell `use` of each use of a fixture that is set up already: what it warmed counts for all its users alike.
 
-def of_fixture(fixturedef: Any, request: Any) -> str:
-    """Name what a fixture warms: definition and wide parameters tell one from another, not the name alone."""
-    item = getattr(request, "_pyfuncitem", None)
-    names = {fixturedef.argname, *_closure(fixturedef, item)}
-    spec = getattr(item, "callspec", None)
-    indices = getattr(spec, "indices", {})
-    chosen = ",".join(f"{name}={indices[name]}" for name in sorted(names & set(indices)))
-    return f"fixture:{fixturedef.baseid}:{fixturedef.argname}[{chosen}]"
+        Pytest has no hook for that, and the names that a test asks for leave out `getfixturevalue()`.
+        """
+        execute = fixturedef.execute
+        if getattr(execute, "groups", None) is self:
+            return
 
+        def followed(request: Any) -> Any:
+            before = self._living.get(fixturedef)
+            value = execute(request=request)
+            # Another parameter sets the fixture up anew: then that set-up has told of itself.
+            if before is not None and self._living.get(fixturedef) == before:
+                use(before)
+            return value
 
-def beside(fixturedef: Any, request: Any) -> list[str]:
-    """Return the groups of the wider fixtures that a fixture asks for by name."""
-    item = getattr(request, "_pyfuncitem", None)
-    found = [_visible(name, item) for name in _closure(fixturedef, item)]
-    return [of_fixture(needed, request) for needed in found if needed is not None and needed.scope != "function"]
+        followed.groups = self  # type: ignore[attr-defined]
+        fixturedef.execute = followed
+
+    def beside(self, fixturedef: Any, request: Any) -> list[str]:
+        """Return the groups of the wider fixtures that a fixture asks for by name and that are set up."""
+        item = getattr(request, "_pyfuncitem", None)
+        needed = (_visible(name, item) for name in _closure(fixturedef, item))
+        return [self._living[one] for one in needed if one in self._living]
 
 
 def _closure(fixturedef: Any, item: Any) -> set[str]:

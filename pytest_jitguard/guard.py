@@ -49,6 +49,7 @@ class Guard:
         self._say_warmed = say_warmed
         self._warmup_failure = ""
         self._groups = groups.WarmupGroups()
+        self._fixtures = groups.FixtureGroups()
         self._marker_warmups: dict[str, str] = {}
         self._import = session.open("import", "import and configuration")
         session.recorder.on_finished = self._raise_at_the_compile
@@ -109,6 +110,7 @@ class Guard:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Wrapped:
         """Run the marker's warmups once, before the test's protocol and so outside its timeout."""
+        self.session.rest()
         if not _is_skipped(item):
             for group, entry in self._warmups_of(marks.guard_mark(item)):
                 if group not in self._marker_warmups and not self._warmup_failure:
@@ -169,10 +171,11 @@ class Guard:
         """Give a fixture of wider scope a phase of its own: it is not the fault of whoever came first."""
         if fixturedef.scope == "function":
             return (yield)
-        group = groups.of_fixture(fixturedef, request)
-        groups.follow(fixturedef, self.session.use)
+        beside = self._fixtures.beside(fixturedef, request)
+        group = self._fixtures.set_up(fixturedef)
+        self._fixtures.follow(fixturedef, self.session.use)
         label = f"fixture:{fixturedef.argname}[{fixturedef.scope}]"
-        with self.session.warming("fixture", label, group, beside=groups.beside(fixturedef, request)):
+        with self.session.warming("fixture", label, group, beside=beside):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -212,6 +215,7 @@ class Guard:
 
     def _raise_at_the_compile(self, event: CompileEvent) -> None:
         """In the debugging mode, fail at the culprit: the exception comes out of the launch that compiled."""
+        __tracebackhide__ = True
         attempt = self.session.attempt
         policy = self.session.policy_of(attempt) if attempt else None
         if attempt is None or policy is None or policy.mode != "raise":
@@ -238,6 +242,8 @@ class Guard:
             self.session.not_run(report.outcome)
         if verdict is not None and call.when == "call":
             report.jitguard = {"verdict": verdict.verdict, "mode": verdict.mode, "headline": _headline(verdict)}
+            if call.excinfo is not None and isinstance(call.excinfo.value, UnexpectedCompile):
+                _point_at_the_test(report, item, verdict)
         self._note_outcome(item, report)
         return report
 
@@ -270,6 +276,16 @@ def _has_tests_to_run(session: pytest.Session) -> bool:
     """Tell whether there will be a first test: pytest refuses to run after errors in collection."""
     refused = session.testsfailed and not session.config.option.continue_on_collection_errors
     return bool(session.items) and not refused
+
+
+def _point_at_the_test(report: Any, item: pytest.Item, verdict: Verdict) -> None:
+    """Name as the place of the failure where the test called what compiled, not the line here that raises."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is None or verdict.mode == "raise":
+        return
+    sites = [violation.explanation.called_from for violation in verdict.violations]
+    path, _, rest = next((site for site in sites if site), f"{item.location[0]}:{_line(item)}:").partition(":")
+    crash.path, crash.lineno = str(item.config.rootpath / path), int(rest.partition(":")[0])
 
 
 def _headline(verdict: Verdict) -> str:

@@ -63,6 +63,13 @@ def is_enabled(config: pytest.Config) -> bool:
     return bool(_read(config, SETTINGS[0])[0])
 
 
+def idle_options(config: pytest.Config) -> list[str]:
+    """Return the options that were given though the guard is off and nobody said so: they do nothing."""
+    if config.getoption(SETTINGS[0].key, default=None) is not None:
+        return []
+    return [s.option for s in SETTINGS[1:] if config.getoption(s.key, default=None) is not None]
+
+
 def read_settings(config: pytest.Config) -> Settings:
     """Read and check every setting: command line, then environment, then ini, then default."""
     try:

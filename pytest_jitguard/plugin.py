@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pytest_jitguard.fixtures import JitGuard
 
 _HELP = ("help", "version")
-_DRY_RUNS = (*_HELP, "collectonly", "setupplan", "setuponly", "showfixtures", "show_fixtures_per_test", "markers")
+_DRY_RUNS = (*_HELP, "collectonly", "setupplan", "setuponly", "showfixtures", "show_fixtures_per_test", "markers", "cacheshow")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,7 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers always, for strict marker checks, and the guard only where it is wanted."""
     for line in options.MARKERS:
         config.addinivalue_line("markers", line)
-    if any(config.getoption(name, default=False) for name in _HELP) or not options.is_enabled(config):
+    if any(config.getoption(name, default=False) for name in _HELP):
+        return
+    if not options.is_enabled(config):
+        _warn_of_idle_options(config)
         return
     settings = options.read_settings(config)
     if any(config.getoption(name, default=False) for name in _DRY_RUNS):
@@ -48,6 +51,14 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_jitguard import running
 
     running.start(config, settings)
+
+
+def _warn_of_idle_options(config: pytest.Config) -> None:
+    """Warn somebody who configures a guard that is not there: a green of this session would prove nothing."""
+    idle = options.idle_options(config)
+    if idle:
+        message = f"jitguard is off, so that {', '.join(idle)} does nothing: add --jitguard"
+        config.issue_config_time_warning(pytest.PytestConfigWarning(message), stacklevel=2)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -22,12 +23,17 @@ from pytest_jitguard.core.verdicts import Served, Verdict, Violation, judge
 from pytest_jitguard.monitors import Monitor, MonitorSet
 
 
+LONGEST_WAIT = 10.0
+"""Seconds for which the end of a warmup or a test waits for compiles that it left running on other threads."""
+
+
 @dataclass
 class Attempt:
     """One attempt of one test while it runs.
 
     `first_event` is where the recorder stood when it began. `policy` is None for a test that is not guarded, unless it
-    calls `serving()`: then `policy_of_blocks` holds. `left_open` are blocks that setup opened around the call.
+    calls `serving()`: then `policy_of_blocks` holds. `left_open` are blocks that setup opened around the call. Launches
+    are counted before the call, in warmup blocks and fixtures inside it, and in `serving()` blocks.
     """
 
     nodeid: str
@@ -36,7 +42,9 @@ class Attempt:
     policy: Policy | None
     policy_of_blocks: Policy
     groups: set[str] = field(default_factory=set)
-    launches: dict[str, int] = field(default_factory=dict)
+    before_call: Counter[str] = field(default_factory=Counter)
+    in_warmups: Counter[str] = field(default_factory=Counter)
+    in_serving: Counter[str] = field(default_factory=Counter)
     left_open: list[Window] = field(default_factory=list)
 
 
@@ -74,6 +82,7 @@ class GuardSession:
         self._warming_known = 0
         self._first_owner: dict[object, str] = {}
         self._ever_armed: set[str] = set()
+        self._given_up: set[str] = set()
         # The innermost block of the running thread or async task.
         self._block: ContextVar[Window | None] = ContextVar("block", default=None)
 
@@ -103,6 +112,8 @@ class GuardSession:
             self.settle()
             self.close(window)
             if phase in WARMING_PHASES:
+                # What a warming phase began on another thread is warmed by it, though it ends a little later.
+                self.wait_for_running()
                 self._keep(before, window.owner)
 
     @contextlib.contextmanager
@@ -114,7 +125,8 @@ class GuardSession:
         """
         hidden = self._make_resident_for({group, *beside})
         try:
-            with self.phase(phase, label, owner=group, attempt=0) as window:
+            count = self.attempt.in_warmups if self.attempt else None
+            with self._counting(count), self.phase(phase, label, owner=group, attempt=0) as window:
                 yield window
         finally:
             for monitor, tokens in hidden.items():
@@ -130,11 +142,19 @@ class GuardSession:
         window = self.open(kind, label, explicit=explicit, allowed=allowed, block=True)
         self._block.set(window)
         try:
-            yield window
+            with self._counting(self._count_of(window, around)):
+                yield window
         finally:
             self.settle()
             self.close(window)
             self._block.set(mine)
+
+    def _count_of(self, window: Window, around: Window | None) -> Counter[str] | None:
+        """Choose where the launches of a block are counted; one inside another of its kind is part of that."""
+        if self.attempt is None or (around is not None and around.phase == window.phase and around.explicit):
+            return None
+        kinds = {"warmup": self.attempt.in_warmups, "serving": self.attempt.in_serving}
+        return kinds.get(window.phase) if window.explicit else None
 
     def keep_shared(self) -> None:
         """Count as warmed for every test whatever is resident now."""
@@ -145,6 +165,21 @@ class GuardSession:
         self.monitors.settle()
         self.prove()
         self._note_monitors()
+
+    def rest(self) -> None:
+        """Between two tests: what the last one left running ends, and is forgotten like the rest of it."""
+        self.wait_for_running()
+        self._forget_strays()
+
+    def wait_for_running(self) -> None:
+        """Wait for compiles on other threads, so that no later test finds their variants; not for ever."""
+        until = time.monotonic() + LONGEST_WAIT
+        while running := [e for e in self.recorder.events if e.status == "running" and e.id not in self._given_up]:
+            if time.monotonic() > until:
+                self._given_up.update(event.id for event in running)
+                return
+            time.sleep(0.005)
+            self.monitors.settle()
 
     def _note_monitors(self) -> None:
         for monitor in self.monitors:
@@ -233,7 +268,7 @@ class GuardSession:
         assert attempt is not None
         window = self.open(phase, attempt.nodeid, owner=attempt.nodeid, attempt=attempt.number)
         if phase == "serving":
-            attempt.launches = self.launches() or {}
+            attempt.before_call, attempt.in_warmups, attempt.in_serving = self._counted(), Counter(), Counter()
             self._reopen(attempt.left_open)
         try:
             yield window
@@ -260,6 +295,25 @@ class GuardSession:
     def launches(self) -> dict[str, int] | None:
         """Return launches by `module.kernel` so far, None where nobody counts."""
         return self._launch_counts() if self._launch_counts else None
+
+    def _counted(self) -> Counter[str]:
+        return Counter(self.launches() or {})
+
+    @contextlib.contextmanager
+    def _counting(self, into: Counter[str] | None) -> Iterator[None]:
+        """Add the launches of a block to a count, if any."""
+        before = self._counted() if into is not None else Counter()
+        try:
+            yield
+        finally:
+            if into is not None:
+                into.update(self._counted() - before)
+
+    def served_launches(self, attempt: Attempt) -> Counter[str]:
+        """Return the launches of an attempt's call that count as served, by `module.kernel`."""
+        if self.phases.has_explicit_serving(attempt.nodeid, attempt.number):
+            return attempt.in_serving
+        return self._counted() - attempt.before_call - attempt.in_warmups
 
     def place(self, event: CompileEvent) -> Placed:
         """Return where an event began."""
@@ -371,10 +425,9 @@ class GuardSession:
                 verdict.verdict = "violated"
 
     def _reached(self, pattern: str, attempt: Attempt) -> str:
-        counts = self.launches()
-        if counts is not None:
-            launched = {name: n - attempt.launches.get(name, 0) for name, n in counts.items()}
-            hits = sum(n for name, n in launched.items() if n and _matches(pattern, "triton", name))
+        if self.launches() is not None:
+            served = self.served_launches(attempt)
+            hits = sum(n for name, n in served.items() if _matches(pattern, "triton", name))
             return f"launched {hits} times" if hits else ""
         resident = {(monitor.name, name) for monitor in self.monitors for name in _resident_in(monitor).values()}
         return "resident" if any(_matches(pattern, *variant) for variant in resident) else ""
@@ -386,8 +439,7 @@ class GuardSession:
             verdict.verdict, verdict.violations = "violated", first.violations
 
     def _evidence(self, attempt: Attempt, verdict: Verdict, policy: Policy | None) -> dict[str, Any]:
-        counts = self.launches()
-        made = None if counts is None else sum(counts.values()) - sum(attempt.launches.values())
+        made = None if self.launches() is None else sum(self.served_launches(attempt).values())
         return {
             "monitors_armed": sorted(monitor.name for monitor in self.monitors if monitor.state == "armed"),
             "processes": [os.getpid()],

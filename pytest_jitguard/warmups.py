@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 from pytest_jitguard.assemble import Process
@@ -14,10 +13,6 @@ from pytest_jitguard.warmup import once
 from pytest_jitguard.warmup.plan import Step, WarmupContext
 from pytest_jitguard.warmup.progress import Progress
 from pytest_jitguard.warmup.runner import WarmupResult, run
-
-_LONGEST_WAIT = 30.0
-"""Seconds that a warmup waits for compiles on background threads once its steps are done."""
-
 
 class Warmups:
     """The warmups of one process. `write` rewrites the progress line."""
@@ -35,16 +30,8 @@ class Warmups:
         with session.warming("warmup", group or "session", group), self._progress() as progress:
             context = WarmupContext(settings.offline, settings, progress.message)
             result = run(steps, context, timeout=settings.warmup_timeout, turn=turn, file=self._process.stderr)
-            self._wait_for_background()
         session.recorder.note({"record": "warmup", "label": group, **result.to_wire()})
         return result
-
-    def _wait_for_background(self) -> None:
-        """Let compiles end that the warmup left running on other threads: they are warmup as well."""
-        until = time.monotonic() + _LONGEST_WAIT
-        while time.monotonic() < until and any(e.status == "running" for e in self._session.recorder.events):
-            time.sleep(0.01)
-            self._session.settle()
 
     def _takes_turns(self) -> bool:
         return self._process.role == "xdist worker"

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from pytest_jitguard.core.verdicts import detail, wholes
 
 HERE = "examples/wna16_moe"
 SMALL = {25: 2, 28: 2, 500: 2, 501: 2, 1024: 2}
@@ -23,22 +26,29 @@ LARGE = {25: 2, 28: 2, 501: 2, 1024: 2}
 WARMED_VARIANTS = 12
 """Variants that the six token counts of the cured warmup compile."""
 
+ENVIRONMENT = {"TRITON_DEFAULT_FP_FUSION": "1"}
+
 
 def run(title: str, warmup: str, folder: Path) -> tuple[int, dict[str, Any]]:
     """Run the serving tests as a user would, with one warmup; return pytest's exit code and the JSON report."""
     report = folder / f"{warmup}.json"
-    command = [
-        "-m",
-        "pytest",
-        f"{HERE}/test_serving.py",
-        "--jitguard",
-        "--jitguard-offline=cuda:90",
-        "--jitguard-cache=cold",
-    ]
+    command = [sys.executable, "-m", "pytest", f"{HERE}/test_serving.py", "-q", "--no-header", "--tb=no", "-rN"]
+    command += ["--jitguard", "--jitguard-offline=cuda:90", "--jitguard-cache=cold"]
     command += [f"--jitguard-warmup=examples.wna16_moe.warmup:{warmup}", f"--jitguard-json={report}"]
-    print(f"\n{'=' * 100}\n{title}\n$ python {' '.join(command[:-1])}\n", flush=True)
-    done = subprocess.run([sys.executable, *command], env={**os.environ, "TRITON_DEFAULT_FP_FUSION": "1"}, check=False)
+    shown = [*(f"{name}={value}" for name, value in ENVIRONMENT.items()), shlex.join(command)]
+    print(f"\n{'=' * 100}\n{title}\n\n$ {' '.join(shown)}\n", flush=True)
+    done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, check=False)
     return done.returncode, json.loads(report.read_text(encoding="utf-8"))
+
+
+def explain_one(report: dict[str, Any], *, with_cure: bool) -> None:
+    """Print one violation in full, as pytest does without --tb=no; the cure of the next one looks the same."""
+    told = [(test, violation) for test in report["tests"] for violation in wholes(test["violations"])]
+    for test, violation in told[:1]:
+        print(f"\nOne of them in full, of {test['nodeid'].rpartition('::')[2]} (without --tb=no pytest shows all):\n")
+        print(violation["message"], *(f"  {line}" for line in detail(violation)), sep="\n")
+        entry = violation["cure"].splitlines() if with_cure else []
+        print(*(["", "  add this to the warmup:"] if entry else []), *(f"    {e}".rstrip() for e in entry), sep="\n")
 
 
 def _compiled(done: tuple[int, dict[str, Any]]) -> tuple[int, dict[int, int]]:
@@ -49,20 +59,46 @@ def _compiled(done: tuple[int, dict[str, Any]]) -> tuple[int, dict[int, int]]:
 
 
 def main() -> int:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        small = run("1. The warmup as it was: one dummy batch of 16 tokens.", "warmup_as_it_was", folder)
-        large = run("2. Half a cure: one large batch as well.", "warmup_with_a_large_batch", folder)
-        cured = run("3. The warmup that covers: six token counts.", "warmup_that_covers", folder)
+    folder = Path(tempfile.mkdtemp(prefix="jitguard-demo-"))
+    small = run(
+        "1. The warmup as it was, one dummy batch of 16 tokens: so few tokens take a path without Triton, so that the\n"
+        "   warmup compiles nothing, and each larger request (J) compiles while somebody waits.",
+        "warmup_as_it_was",
+        folder,
+    )
+    explain_one(small[1], with_cure=True)
+    print("\nThis is red, as it should be: whoever sends the first large request pays for both GEMMs.")
+    large = run(
+        "2. Half a cure, one batch of 500 tokens as well: 2 of the kernel's 12 variants are warm now. Each J says what\n"
+        "   has changed for it: the block size, or whether a number that follows the tokens is divisible by 16.",
+        "warmup_with_a_large_batch",
+        folder,
+    )
+    explain_one(large[1], with_cure=False)
+    print("\nThis is red, as it should be: a large batch warms its own class of sizes only.")
+    cured = run(
+        "3. The warmup that covers, six token counts, one for each pair of variants: no J is to be seen.",
+        "warmup_that_covers",
+        folder,
+    )
+    print(
+        "\nThis is green, as it should be: 12 variants were warmed, kernels launched, and none compiled while serving."
+    )
     checks = {
-        f"run 1 failed, with exactly {SMALL} kernels compiled by tokens": _compiled(small) == (1, SMALL),
-        f"run 2 failed, with exactly {LARGE}": _compiled(large) == (1, LARGE),
-        f"run 3 warmed {WARMED_VARIANTS} variants": cured[1]["warmup"]["compiled"] == WARMED_VARIANTS,
-        "run 3 passed without a violation": _compiled(cured) == (0, {}),
+        "Run 1 failed: requests of 25, 28, 500, 501 and 1024 tokens compiled two kernels each.": (
+            _compiled(small) == (1, SMALL)
+        ),
+        "Run 2 failed: 500 tokens compiled nothing any more, the other four still two kernels each.": (
+            _compiled(large) == (1, LARGE)
+        ),
+        "Run 3 passed: six token counts had warmed all 12 variants, and no request compiled anything.": (
+            cured[1]["warmup"]["compiled"] == WARMED_VARIANTS and _compiled(cured) == (0, {})
+        ),
     }
     print(f"\n{'=' * 100}")
     for what, holds in checks.items():
         print(f"{'yes' if holds else 'NO '}  {what}")
+    print(f"\nThe JSON reports are in {folder}. To guard a suite of your own, see 'A tour' in README.md.")
     return 0 if all(checks.values()) else 1
 
 

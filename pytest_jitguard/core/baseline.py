@@ -63,10 +63,6 @@ class Baseline:
         """Tell whether the event is accepted debt."""
         return debt_of(event, explanation) in self.debts
 
-    def paid(self, seen: Iterable[Debt]) -> list[Debt]:
-        """Return the debts that no longer show and must be struck from the file."""
-        return sorted(self.debts - set(seen))
-
 
 def parse(text: str) -> Baseline:
     """Read a baseline file's text; BaselineError names what does not fit."""
@@ -89,7 +85,9 @@ def _entry(entry: Any, number: int) -> Debt:
     for name, kind in fields.items():
         if not isinstance(entry[name], kind):
             raise BaselineError(f"entry {number}: {name} must be a {kind.__name__}, not {entry[name]!r}")
-    return Debt(entry["system"], entry["kernel"], tuple(str(component) for component in entry["components"]))
+    if not all(isinstance(component, str) for component in entry["components"]):
+        raise BaselineError(f"entry {number}: components must be texts, not {entry['components']!r}")
+    return Debt(entry["system"], entry["kernel"], tuple(entry["components"]))
 
 
 def render(debts: Iterable[Debt]) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_jitguard.core.keys import SpecializationKey
-
-STATUSES = ("running", "ok", "failed", "interrupted")
 
 
 @dataclass(frozen=True)
@@ -45,10 +43,11 @@ class Launch:
 class CompileEvent:
     """One thing that a request would wait for.
 
-    `started` and `ended` are seconds of the host's monotonic clock; `ended` is None while the event runs. `stack` is
-    `file:line:function`, innermost first, without frames of the JIT library, torch, the standard library and this
-    package. `seconds` of a failed compile is an upper bound: the time until it was seen to be over. `cure` is a warmup
-    entry to paste, in the system's own language, empty where the monitor cannot write one.
+    `status` is `running`, `ok`, `failed`, or `interrupted` if its process died over it. `started` and `ended` are
+    seconds of the host's monotonic clock; `ended` is None while the event runs. `stack` is `file:line:function`,
+    innermost first, without frames of the JIT library, torch, the standard library and this package. `seconds` of a
+    failed compile is an upper bound: the time until it was seen to be over. `cure` is a warmup entry to paste, in the
+    system's own language, empty where the monitor cannot write one.
     """
 
     id: str
@@ -142,3 +141,19 @@ class CompileEvent:
         self.artifact_hash = record["artifact_hash"]
         self.stages = {str(name): float(seconds) for name, seconds in record["stages"].items()}
         self.detail, self.cure = str(record["detail"]), str(record["cure"])
+
+
+Told = TypeVar("Told", CompileEvent, Mapping[str, Any])
+
+
+def topmost(items: Sequence[Told]) -> list[Told]:
+    """Leave out what is part of another item: the compiles of an autotune run lie within its time.
+
+    Items are events, or what a report tells of events: mappings with `event` (an id) and `parent`.
+    """
+    ids = {_link(item)[0] for item in items}
+    return [item for item in items if _link(item)[1] is None or _link(item)[1] not in ids]
+
+
+def _link(item: CompileEvent | Mapping[str, Any]) -> tuple[str | None, str | None]:
+    return (item.id, item.parent) if isinstance(item, CompileEvent) else (item["event"], item.get("parent"))

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 from pytest_jitguard.core.events import CompileEvent
 from pytest_jitguard.core.keys import NOT, Change, diff, nearest
+from pytest_jitguard.core.kinds import listed
 
 Advice = Callable[[Sequence[Change]], str]
+
+_UNLIKE = ", unlike in the nearest warmed variant"
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,10 @@ def _cause(
     event: CompileEvent, changes: Sequence[Change], warmed: Sequence[CompileEvent], background: Background
 ) -> str:
     if event.status == "running":
-        return "its key is known once the compile is over"
+        return "its key is known when that is over"
     cause = _cause_by_key(event, changes, warmed)
     earlier = background.earlier(event)
-    return f"{cause}; first compiled by {earlier}, whose variants were forgotten when it ended" if earlier else cause
+    return f"{cause}; first served by {earlier}, whose variants were forgotten when it ended" if earlier else cause
 
 
 def _cause_by_key(event: CompileEvent, changes: Sequence[Change], warmed: Sequence[CompileEvent]) -> str:
@@ -89,11 +92,15 @@ def _cause_by_key(event: CompileEvent, changes: Sequence[Change], warmed: Sequen
     same = next((w for w in reversed(warmed) if event.artifact_hash and w.artifact_hash == event.artifact_hash), None)
     if same is not None:
         return f"same binary as a warmed variant: {_same_binary(event, same, changes)}"
+    if not event.key:
+        return "its key is not known"
     if not changes:
         return "no component of the key differs from a warmed variant: it was evicted, or compiled for another object"
     told = [_sentence(change, event) for change in sorted(changes, key=_importance)[:2]]
+    if all(sentence.endswith(_UNLIKE) for sentence in told):
+        told = [*(sentence.removesuffix(_UNLIKE) for sentence in told[:-1]), told[-1]]
     rest = len(changes) - len(told)
-    return ", and ".join(told) + (f", and {rest} more" if rest else "")
+    return listed([*told, *([f"{rest} more"] if rest else [])], ", and ")
 
 
 def _same_binary(event: CompileEvent, warmed: CompileEvent, changes: Sequence[Change]) -> str:
@@ -134,10 +141,8 @@ def _sentence(change: Change, event: CompileEvent) -> str:
         return f"{subject} is not 1, the only value that the nearest warmed variant is for"
     if change.served.type != change.warmed.type:
         return f"{subject}: {change.transition()}" if value is not None else f"{subject} {change.transition()}"
-    if served == NOT + warmed:
-        return f"{subject} is {served}, the nearest warmed variant's is"
-    if served and warmed == NOT + served:
-        return f"{subject} is {served}, the nearest warmed variant's is not"
+    if served and (served == NOT + warmed or warmed == NOT + served):
+        return f"{subject} is {served}{_UNLIKE}"
     if {served, warmed} == {"16-byte aligned", "unaligned"}:
-        return f"{change.component} is {served}, the nearest warmed variant's is {warmed}"
+        return f"{change.component} is {served}{_UNLIKE}"
     return f"{subject}: {change.transition()}" if value is not None else f"{change.component} {change.transition()}"

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_jitguard.core.kinds import count
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -49,7 +51,7 @@ def findings(facts: Facts) -> list[Finding]:
     unguarded = [] if any(finding.name == "warmup-failed" for finding in failed) else _guard_findings(facts)
     found = [*failed, *unguarded, *_monitor_findings(facts)]
     if facts.lost_records:
-        message = f"{facts.lost_records} records could not be written or read back"
+        message = f"{count(facts.lost_records, 'record')} could not be written or read back"
         found.append(Finding("journal-incomplete", message, "see the journal folder's file system"))
     if facts.paid_debt:
         listed = ", ".join(facts.paid_debt)
@@ -64,21 +66,20 @@ def _warmup_findings(facts: Facts) -> list[Finding]:
         return [Finding("warmup-failed", str(failed[0]["cause"]))]
     if facts.warmups and not facts.warmup_events:
         steps = sum(len(warmup["steps"]) for warmup in facts.warmups)
-        message = f"the warmup ran {steps} step{'s' if steps != 1 else ''} and compiled, loaded and tuned nothing"
+        message = f"the warmup ran {count(steps, 'step')} and compiled, loaded and tuned nothing"
         return [Finding("warmup-empty", message, "does it reach the kernels?")]
     return []
 
 
 def _guard_findings(facts: Facts) -> list[Finding]:
     if not facts.guarded:
-        why = ", ".join(f"{count} {reason}" for reason, count in facts.not_run.items() if count)
-        ran = f"{facts.tests} test{'s' if facts.tests != 1 else ''} ran" if facts.tests else "no test ran"
-        message = f"{ran}, none of them guarded" + (f" ({why})" if why else "")
+        why = ", ".join(f"{number} {reason}" for reason, number in facts.not_run.items() if number)
+        few = {0: "no test ran", 1: "1 test ran and it was not guarded"}
+        message = few.get(facts.tests, f"{facts.tests} tests ran, none of them guarded") + (f" ({why})" if why else "")
         remedy = "mark tests with @pytest.mark.jitguard, or set jitguard_guard = all"
         return [Finding("nothing-guarded", message, remedy)]
     if not facts.ever_armed:
-        tests = f"{facts.guarded} guarded test{'s' if facts.guarded != 1 else ''}"
-        message = f"{tests} ran, but no monitor was ever armed in any process"
+        message = f"{count(facts.guarded, 'guarded test')} ran, but no monitor was ever armed in any process"
         return [Finding("nothing-watched", message, "was the JIT library imported at all?")]
     return []
 

@@ -46,7 +46,7 @@ class Change:
         if self.warmed is None or self.served is None:
             return f"{self.warmed or 'absent'} → {self.served or 'absent'}"
         if self.warmed.type == self.served.type or "1" in (self.warmed.value, self.served.value):
-            return f"{_value(self.warmed, self.served)} → {_value(self.served, self.warmed)}"
+            return f"{_value(self.warmed, self.served)} → {_opposite(self) or _value(self.served, self.warmed)}"
         if self.warmed.value == self.served.value:
             return f"{self.warmed.type} → {self.served.type}"
         return f"{self.warmed} → {self.served}"
@@ -57,16 +57,24 @@ class Change:
             "component": self.component,
             "warmed": "absent" if self.warmed is None else str(self.warmed),
             "served": "absent" if self.served is None else str(self.served),
+            "text": self.transition(),
         }
 
 
 def _value(this: Component, other: Component) -> str:
-    """Shorten the opposite of what was just said to `not`, and anything that is not 1 to `other`."""
+    """Shorten anything that is not 1 to `other`."""
     if other.value == "1" and this.role == "argument":
         return "other"
-    if this.value == NOT + other.value:
-        return "not"
     return this.value or "unspecialized"
+
+
+def _opposite(change: Change) -> str:
+    """Shorten the opposite of what was warmed: `divisible by 16 → not`, `not divisible by 16 → divisible`."""
+    assert change.warmed is not None
+    assert change.served is not None
+    if change.served.value == NOT + change.warmed.value:
+        return NOT.strip()
+    return change.served.value.partition(" ")[0] if change.warmed.value == NOT + change.served.value else ""
 
 
 @dataclass(frozen=True)

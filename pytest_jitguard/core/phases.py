@@ -6,8 +6,6 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
 
-PHASES = ("import", "collect", "warmup", "fixture", "setup", "serving", "teardown", "between")
-
 WARMING_PHASES = ("import", "collect", "warmup", "fixture")
 """What is resident through one of these is warmed for every test of the process."""
 
@@ -16,6 +14,7 @@ WARMING_PHASES = ("import", "collect", "warmup", "fixture")
 class Window:
     """A span of time with a meaning.
 
+    `phase` is one of the warming ones, or `setup`, `serving`, `teardown`, `between` (in no test and no warming).
     `owner` is the node id of the test that it belongs to, empty for windows of the whole session; `attempt` counts
     the reruns of that test from 1. `explicit` marks a block that the test itself opened (`with jitguard.serving()`),
     `block` any block of a test's own: those of several threads or async tasks overlap without being nested.

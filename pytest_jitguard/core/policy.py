@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.core.events import CompileEvent, topmost
 from pytest_jitguard.core.kinds import FAILING_KINDS
 
 
@@ -63,12 +63,18 @@ class Policy:
         """Tell whether these events stay within every limit that is set; an event without an end never does."""
         if self.max_events is None and self.max_seconds is None:
             return not events
-        if self.max_events is not None and len(events) > self.max_events:
-            return False
-        if self.max_seconds is None:
-            return True
-        seconds = [event.seconds for event in events]
-        return all(s is not None for s in seconds) and sum(s or 0.0 for s in seconds) <= self.max_seconds
+        return not self.exceeded(events)
+
+    def exceeded(self, events: Sequence[CompileEvent]) -> str:
+        """Name the limits that these events exceed, empty if none; parts of an event count with it."""
+        whole = topmost(events)
+        limits = []
+        if self.max_events is not None and len(whole) > self.max_events:
+            limits.append(f"max_events={self.max_events}")
+        if self.max_seconds is not None:
+            seconds = [float("inf") if event.seconds is None else event.seconds for event in whole]
+            limits += [f"max_seconds={self.max_seconds:g}"] if sum(seconds) > self.max_seconds else []
+        return " and ".join(limits)
 
     def budget_text(self) -> str:
         """Say the budget in words, empty if there is none."""

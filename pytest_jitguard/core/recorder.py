@@ -32,14 +32,23 @@ class Recorder:
     """Takes begin and end of events from any thread of one process.
 
     `sink` receives each record as a plain mapping, begin records before the compile goes on. A sink must not raise,
-    nor must `on_begin` and `on_end`. `on_finished` is called by monitors as the very last thing and may raise into the
-    compile: only the debugging mode `raise` sets it.
+    nor must `on_begin` and `on_end`. `on_finished` may raise into the compile: only the debugging mode `raise`
+    sets it, and monitors call it through `finished`.
     """
 
-    def __init__(self, image: str, sink: Callable[[Record], None], *, host: str = "", role: str = "") -> None:
+    def __init__(
+        self,
+        image: str,
+        sink: Callable[[Record], None],
+        *,
+        host: str = "",
+        role: str = "",
+        rank: int | None = None,
+    ) -> None:
         self.image = image
         self.host = host
         self.role = role
+        self.rank = rank
         self.events: list[CompileEvent] = []
         self.on_begin: Callable[[CompileEvent], None] | None = None
         self.on_end: Callable[[CompileEvent], None] | None = None
@@ -76,6 +85,7 @@ class Recorder:
             pid=os.getpid(),
             host=self.host,
             role=self.role,
+            rank=self.rank,
         )
         with self._lock:
             self.events.append(event)
@@ -110,6 +120,15 @@ class Recorder:
             self._sink(event.end_record())
         if self.on_end:
             self.on_end(event)
+
+    def finished(self, event: CompileEvent) -> None:
+        """Say that the library's call which caused an ended event is about to return: a monitor's very last act.
+
+        It may raise into that call, so nothing may be left to do: no lock held, nothing to hand on, nothing to undo.
+        """
+        __tracebackhide__ = True  # a failure at the culprit, not here
+        if self.on_finished:
+            self.on_finished(event)
 
     def note(self, record: Record) -> None:
         """Hand a record that is not an event (a window, a verdict) to the sink."""

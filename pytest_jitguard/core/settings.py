@@ -128,11 +128,11 @@ def _is_choice(item: str, choices: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(item, c.replace("NAME", "?*")) for c in choices)
 
 
-def _number(raw: Any, kind: Callable[[Any], Any]) -> Any:
-    number = kind(str(raw).strip())
-    if not number > 0 or number == float("inf"):
+def _seconds(_: Setting, raw: Any) -> float:
+    seconds = float(str(raw).strip())
+    if not seconds > 0 or seconds == float("inf"):
         raise ValueError(raw)
-    return number
+    return seconds
 
 
 def is_path(path: str) -> bool:
@@ -147,7 +147,7 @@ _PARSERS: dict[str, Callable[[Setting, Any], Any]] = {
     "path": _text,
     "choice": _choice,
     "list": _list,
-    "seconds": lambda _, raw: _number(raw, float),
+    "seconds": _seconds,
 }
 
 SETTINGS: tuple[Setting, ...] = (

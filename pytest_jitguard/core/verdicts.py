@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.core.events import CompileEvent, topmost
 from pytest_jitguard.core.explain import Background, Explanation, explain
+from pytest_jitguard.core.kinds import EXPECT, deeds, words
 from pytest_jitguard.core.policy import Policy
 
 VERDICTS = ("clean", "unguarded", "allowed", "known", "interrupted", "error", "violated")
 """From best to worst: where a test has several attempts, the worst verdict is the test's."""
-
-_NOUNS = {
-    "compile": "compile",
-    "cache_load": "load from the disk cache",
-    "autotune": "autotune run",
-    "fallback": "fallback to uncompiled code",
-    "download": "download",
-}
-
-_DONE = {
-    "compile": "compiled",
-    "cache_load": "loaded from the disk cache",
-    "autotune": "autotuned",
-    "fallback": "fell back to uncompiled code",
-    "download": "downloaded",
-    "graph_capture": "captured a graph",
-    "device_load": "loaded onto the device",
-    "lock_wait": "waited for another process's lock",
-}
 
 
 def worst(verdicts: Sequence[str]) -> str:
@@ -50,23 +31,28 @@ def duration(seconds: float | None) -> str:
 
 def deed(event: CompileEvent, now: float) -> str:
     """Say what happened and how long it took: `compiled in 0.83 s`, `still compiling after 5.0 s`."""
+    said = words(event.kind)
     if event.status == "running":
-        return f"still compiling after {max(0.0, now - event.started):.1f} s"
+        return f"still {said.participle} after {max(0.0, now - event.started):.1f} s"
     if event.status == "interrupted":
-        return "began to compile and never came to an end"
+        return f"began to {said.infinitive} and never came to an end"
     if event.status == "failed":
-        return f"failed to compile (within {duration(event.seconds)})"
-    return f"{_DONE.get(event.kind, event.kind)} in {duration(event.seconds)}"
+        return f"failed to {said.infinitive} (within {duration(event.seconds)})"
+    return f"{said.past} in {duration(event.seconds)}"
 
 
 @dataclass
 class Violation:
-    """One breach: an event that the policy forbids, or an expected kernel that was not reached (no event)."""
+    """One breach: an event that the policy forbids, or an expected kernel that was not reached (no event).
+
+    `exceeded` names the limits that it exceeds together with the other violations of its test, if there are any.
+    """
 
     message: str
     event: CompileEvent | None = None
     explanation: Explanation = field(default_factory=lambda: Explanation(""))
     label: str = ""
+    exceeded: str = ""
 
     @classmethod
     def of(cls, event: CompileEvent, explanation: Explanation, now: float, label: str = "") -> Violation:
@@ -75,23 +61,14 @@ class Violation:
         message = f"{event.kernel} ({event.system}) {deed(event, now)}{where}: {explanation.cause}"
         return cls(message, event, explanation, label)
 
-    def lines(self) -> list[str]:
-        """Return the detail under the message."""
-        why = self.explanation
-        facts = [f"{change.component}: {change.transition()}" for change in why.changes]
-        lines = [f"  {'changed' if n == 0 else '       '}  {fact}" for n, fact in enumerate(facts)]
-        for name, text in (("launched", why.launch_site), ("called", why.called_from)):
-            if text:
-                lines.append(f"  {name:8s} {text}")
-        return lines
-
     def to_wire(self, phase: str = "serving") -> dict[str, Any]:
         """Return the violation in the form of the JSON report."""
         event, why = self.event, self.explanation
         return {
             "event": event.id if event else None,
             "system": event.system if event else None,
-            "kind": event.kind if event else "expect",
+            "parent": event.parent if event else None,
+            "kind": event.kind if event else EXPECT,
             "kernel": event.kernel if event else None,
             "module": event.module if event else None,
             "seconds": event.seconds if event else None,
@@ -109,16 +86,25 @@ class Violation:
         }
 
 
-def _count(events: Sequence[CompileEvent | None]) -> str:
-    """Count violations by what they are: `2 unexpected compiles and 1 unexpected load from the disk cache`."""
-    nouns = Counter("kernel that was not reached" if e is None else _NOUNS.get(e.kind, e.kind) for e in events)
-    parts = [f"{n} unexpected {noun if n == 1 else _plural(noun)}" for noun, n in nouns.most_common()]
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+def wholes(violations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return violations in their wire form without those that are part of another one: that has them as `parts`."""
+    whole = topmost(violations)
+    return [{**v, "parts": [p for p in violations if v["event"] and p.get("parent") == v["event"]]} for v in whole]
 
 
-def _plural(noun: str) -> str:
-    head, space, rest = noun.partition(" ")
-    return f"{noun}s" if noun == "autotune run" else f"{head}s{space}{rest}"
+def detail(violation: Mapping[str, Any]) -> list[str]:
+    """Return what is told under the message of one of `wholes`, the same in every report: what, where, what within."""
+    changes = violation["changes"]
+    facts = [f"{c['component']}: {c.get('text') or '{warmed} → {served}'.format(**c)}" for c in changes]
+    lines = [f"{'' if n else 'changed':8s} {fact}" for n, fact in enumerate(facts)]
+    for name, key in (("launched", "launch_site"), ("called", "called_from")):
+        if violation[key]:
+            lines.append(f"{name:8s} {violation[key]}")
+    if violation["parts"]:
+        seconds = sum(part["seconds"] or 0.0 for part in violation["parts"])
+        why = ", one for each config that was tried" if violation["kind"] == "autotune" else ""
+        lines.append(f"within   {deeds(part['kind'] for part in violation['parts'])}, {duration(seconds)}{why}")
+    return lines
 
 
 def merge_entries(entries: Iterable[str]) -> str:
@@ -155,42 +141,34 @@ class Verdict:
     @property
     def headline(self) -> str:
         """The whole story in one line."""
-        first = self.violations[0].message
-        if len(self.violations) == 1:
-            return first
-        # The compiles of an autotune run are part of its time.
-        seconds = sum(v.event.seconds or 0.0 for v in self._topmost() if v.event)
-        return f"{_count([v.event for v in self.violations])}, {duration(seconds)} together, first: {first}"
+        told = self._wholes()
+        budget = next((f"{v.exceeded} exceeded: " for v in self.violations if v.exceeded), "")
+        first = str(told[0]["message"])
+        if len(told) == 1:
+            return f"{budget}{first}"
+        seconds = [violation["seconds"] or 0.0 for violation in told if violation["event"]]
+        cost = f", {duration(sum(seconds))} together" if seconds else ""
+        return f"{budget}{deeds((v['kind'] for v in told), 'unexpected')}{cost}, first: {first}"
 
     @property
     def text(self) -> str:
         """The message of the failure: headline, then every violation with its detail, then what would cure them."""
-        lines = [self.headline]
-        for violation in self._topmost():
-            lines += ["", violation.message] if len(self.violations) > 1 else [""]
-            lines += violation.lines()
-            lines += self._parts_of(violation)
-        entries = merge_entries([violation.explanation.cure for violation in self.violations])
+        lines, told = [self.headline], self._wholes()
+        for violation in told:
+            lines += ["", violation["message"]] if len(told) > 1 else [""]
+            lines += [f"  {line}" for line in detail(violation)]
+        entries = merge_entries(violation["cure"] for violation in told)
         if entries:
             lines += ["", "  add this to the warmup:", *(f"    {line}".rstrip() for line in entries.splitlines())]
         # Last, since it has a price that the warmup entry has not.
-        lines += [f"\n  {text}" for text in dict.fromkeys(v.explanation.advice for v in self.violations) if text]
+        lines += [f"\n  {text}" for text in dict.fromkeys(violation["advice"] for violation in told) if text]
         return "\n".join(lines)
 
-    def _topmost(self) -> list[Violation]:
-        """Return the violations that are not part of another one."""
-        ids = {violation.event.id for violation in self.violations if violation.event}
-        return [v for v in self.violations if v.event is None or v.event.parent not in ids]
-
-    def _parts_of(self, whole: Violation) -> list[str]:
-        parts = [v.event for v in self.violations if whole.event and v.event and v.event.parent == whole.event.id]
-        if not parts:
-            return []
-        seconds = sum(event.seconds or 0.0 for event in parts)
-        return [f"  within   {_count(list(parts))}, {duration(seconds)}, one for each config that was tried"]
+    def _wholes(self) -> list[dict[str, Any]]:
+        return wholes([violation.to_wire() for violation in self.violations])
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the verdict as plain types, for the journal and for the report that crosses xdist."""
+        """Return the verdict as plain types, for the journal; what rides on the test report is only its headline."""
         return {
             "record": "verdict",
             "nodeid": self.nodeid,
@@ -218,7 +196,7 @@ def judge(
     served: Sequence[Served],
     policy: Policy,
     background: Background,
-    is_known: Any,
+    is_known: Callable[[CompileEvent, Explanation], bool],
     now: float,
 ) -> Verdict:
     """Judge the serving events of a test and fill in its verdict.
@@ -237,9 +215,12 @@ def judge(
         explanation = explain(item.event, background)
         violation = Violation.of(item.event, explanation, now, item.label)
         (verdict.known if is_known(item.event, explanation) else left).append(violation)
-    if left and policy.within_budget([v.event for v in left if v.event]):
-        verdict.allowed += [_allowed(v.event, f"within budget ({policy.budget_text()})", None) for v in left if v.event]
+    events = [violation.event for violation in left if violation.event]
+    if left and policy.within_budget(events):
+        verdict.allowed += [_allowed(event, f"within budget ({policy.budget_text()})", None) for event in events]
         left = []
+    for violation in left:
+        violation.exceeded = policy.exceeded(events)
     verdict.violations += left
     verdict.verdict = _word(verdict)
     return verdict
@@ -248,6 +229,7 @@ def judge(
 def _allowed(event: CompileEvent, reason: str, pattern: str | None) -> dict[str, Any]:
     return {
         "event": event.id,
+        "parent": event.parent,
         "system": event.system,
         "kind": event.kind,
         "kernel": event.kernel,

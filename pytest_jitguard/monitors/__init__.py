@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, ClassVar
 
 from pytest_jitguard.core.keys import Change
 from pytest_jitguard.core.recorder import Recorder
-from pytest_jitguard.monitors._patch import is_initialising, when_imported
+from pytest_jitguard.patching import PatchSet, is_initialising, when_imported
+
+__all__ = ["BUILTIN", "Monitor", "MonitorError", "MonitorSet", "PatchSet", "load"]
 
 BUILTIN = {"triton": "pytest_jitguard.monitors.triton:TritonMonitor"}
 """Monitors by name; a table of import strings, so that nothing is imported before it is wanted."""
-
-STATES = ("waiting", "armed", "unproven", "blind", "off")
 
 
 class MonitorError(ValueError):
@@ -28,8 +27,13 @@ class Monitor:
     Subclasses set `name` and `target` (the module to wait for) and implement `install`, `uninstall` and `prove`; the
     rest has defaults for systems that cannot tell. No method may raise into the watched library.
 
-    States: `waiting` (library not imported), `unproven` (hook in place, no proof yet or none possible), `armed`
-    (a canary went through the library's compiler and was seen), `blind` (no longer reached), `off`.
+    From its hooks, on whatever thread, a monitor calls `recorder.begin` before the compile goes on, `recorder.end` when
+    it is over (`status="failed"` if it raised), and `recorder.finished` as its very last act, which may raise.
+    `PatchSet` replaces attributes of the library and puts back what is still its own.
+
+    `state` is `waiting` (library not imported) until the set of monitors makes it `unproven` (hook in place, no proof
+    yet or none possible) and calls `install`. From then on the monitor itself sets it: `prove` to `armed` (a canary
+    went through the library's compiler and was seen) or back to `unproven`; `blind(why)` where it is no longer reached.
     """
 
     name: ClassVar[str]
@@ -90,7 +94,7 @@ class MonitorSet:
     def __init__(self, names: Sequence[str], recorder: Recorder) -> None:
         self.explicit = tuple(name for name in names if name != "auto")
         wanted = [*BUILTIN] if "auto" in names else []
-        self.monitors = [_load(name)(recorder) for name in dict.fromkeys([*wanted, *self.explicit])]
+        self.monitors = [load(name)(recorder) for name in dict.fromkeys([*wanted, *self.explicit])]
         self._pending: list[Monitor] = []
         self._armed = False
 
@@ -153,7 +157,8 @@ def _quietly(monitor: Monitor, action: Callable[[], None]) -> None:
         monitor.blind(f"{action.__name__}() failed: {type(error).__name__}: {error}")
 
 
-def _load(name: str) -> type[Monitor]:
+def load(name: str) -> type[Monitor]:
+    """Return the class of a monitor by its name or `package.module:Class`; MonitorError says why there is none."""
     path = BUILTIN.get(name, name)
     module, colon, attribute = path.partition(":")
     if not colon:
@@ -165,8 +170,3 @@ def _load(name: str) -> type[Monitor]:
     if not (isinstance(found, type) and issubclass(found, Monitor)):
         raise MonitorError(f"monitor {name!r} is not a subclass of pytest_jitguard.monitors.Monitor")
     return found
-
-
-def is_imported(monitor: Monitor) -> bool:
-    """Tell whether the monitor's library is in the process."""
-    return monitor.target in sys.modules

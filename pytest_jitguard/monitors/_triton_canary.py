@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pytest_jitguard.monitors._patch import PatchSet
+from pytest_jitguard.patching import PatchSet
 
 _nonces = itertools.count(time.time_ns())
 

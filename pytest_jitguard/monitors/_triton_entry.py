@@ -71,7 +71,7 @@ class Entry:
         given = [p for p in fn.params if p.name in self.src.signature]
         arguments = [f"{p.name}={self._argument(p)}" for p in given]
         options = [f"{name}={value or self._missing(name, '')}" for name, value in self.launch.options]
-        return [f"{kernel}.warmup(", *_filled([*arguments, *options, "grid=(1,)"]), ")"]
+        return [f"{kernel}.warmup(", *filled([*arguments, *options, "grid=(1,)"]), ")"]
 
     def _argument(self, param: Any) -> str:
         one = is_annotated_one(self.src, param, (param.num,))
@@ -141,7 +141,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _filled(arguments: Sequence[str], width: int = 100) -> list[str]:
+def filled(arguments: Sequence[str], width: int = 100) -> list[str]:
     """Put arguments on as few lines as fit."""
     lines = [""]
     for argument in arguments:

@@ -25,6 +25,7 @@ class Listener:
 
     def __call__(self, **compiled: Any) -> None:
         """Take what `triton.compile` tells at its end."""
+        __tracebackhide__ = True  # in the mode `raise`, what is shown is the user's launch
         event = self.monitor.compiled(sys._getframe(1), compiled) if self.monitor is not None else None
         if self.previous:
             self.previous(**compiled)

@@ -30,6 +30,7 @@ from pytest_jitguard.monitors._triton_entry import NOT_BY_WARMUP, Entry
 from pytest_jitguard.monitors._triton_keys import key_of, launch_of, scalar_advice, tuning_key
 from pytest_jitguard.monitors._triton_listener import Listener
 from pytest_jitguard.monitors._triton_lookups import Lookups, names_of
+from pytest_jitguard.monitors._triton_tuning import tuning_entry
 
 _NEAR = 12
 """How many frames may lie between a hook and the function of Triton that it belongs to."""
@@ -68,6 +69,7 @@ class _OpenTuning:
     event: CompileEvent
     tuner: Any
     known: frozenset[Any]
+    cure: str = ""
     last_bench: float = 0.0
 
 
@@ -359,8 +361,10 @@ class TritonMonitor(Monitor):
         if key is not None:
             kernel, module = names_of(tuner)
             stack = stack_of(caller, self._hidden)
+            frame = find_frame(caller, (self._tune_code,), _NEAR) or caller
             event = self.recorder.begin(self.name, kernel, module, kind="cache_load", started=started, stack=stack)
-            self.recorder.end(event, key=tuning_key(tuner.keys, key), detail="a stored autotune result was read")
+            detail, cure = "a stored autotune result was read", tuning_entry(tuner, frame.f_locals)
+            self.recorder.end(event, key=tuning_key(tuner.keys, key), detail=detail, cure=cure)
 
     def _tuning_of(self, tuner: Any, caller: FrameType) -> _OpenTuning:
         here = self._here
@@ -372,7 +376,7 @@ class TritonMonitor(Monitor):
         self._lookups.add_tuner(tuner)
         kernel, module = names_of(tuner)
         event = self.recorder.begin(self.name, kernel, module, kind="autotune", stack=stack_of(caller, self._hidden))
-        opened = _OpenTuning(frame, event, tuner, frozenset(tuner.cache))
+        opened = _OpenTuning(frame, event, tuner, frozenset(tuner.cache), tuning_entry(tuner, frame.f_locals))
         here.tunings.append(opened)
         here.tunings_begun += 1
         return opened
@@ -385,6 +389,7 @@ class TritonMonitor(Monitor):
             ended=opened.last_bench or time.monotonic(),
             key=None if key is None else tuning_key(opened.tuner.keys, key),
             detail="" if key is None else f"chose {opened.tuner.cache.get(key)}",
+            cure=opened.cure,
         )
 
     # -- device loads --------------------------------------------------------------------------------------------------

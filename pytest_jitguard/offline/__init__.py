@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_jitguard.offline.gpus import DEFAULT_GPUS, GPU, GPUS
-from pytest_jitguard.offline.marks import OfflineResultWarning
+from pytest_jitguard.offline.marks import OfflineResultWarning, forget_warnings
 from pytest_jitguard.offline.target import gpu_from_mapping, parse_target
 
 if TYPE_CHECKING:
@@ -71,18 +71,14 @@ class OfflineTarget:
         if self._driver is not None and self._torch is not None:
             self._driver.observer = self._torch.observe
 
-    def enter_thread(self) -> None:
-        """Make `device="cuda"` work in the calling thread too; for threads older than the import of torch."""
-        if self._torch is not None:
-            self._torch.enter_thread()
-
     def launches(self) -> dict[str, int]:
         """Return how often each kernel was launched, by `module.qualname` of its function."""
         return self._driver.launch_counts() if self._driver is not None else {}
 
     def uninstall(self) -> None:
-        """Take everything out again, last installed first."""
+        """Take everything out again, last installed first; the next target warns anew."""
         while self._undo:
             self._undo.pop()()
+        forget_warnings()
         self._driver = None
         self._torch = None

@@ -6,14 +6,16 @@ Triton's JIT asks its driver for the device, the stream, the target, a launcher 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pytest_jitguard.offline.streams import Event, Stream, StreamContext
 from pytest_jitguard.offline.writes import written_arguments
+from pytest_jitguard.patching import PatchSet
 
 if TYPE_CHECKING:
     from pytest_jitguard.offline.gpus import GPU
@@ -257,19 +259,18 @@ def _bare_interface() -> SimpleNamespace:
     )
 
 
-_MISSING = object()
-
-
 def install_driver(gpu: GPU) -> tuple[OfflineDriver, Callable[[], None]]:
     """Make an offline driver Triton's active, default and only active one; return it and what undoes that."""
     from triton.runtime.driver import driver as config
 
-    driver = OfflineDriver(gpu)
+    driver, patches = OfflineDriver(gpu), PatchSet()
     # Not reset_active(): without a GPU it raises in every Triton since 3.5, because it asks for the default driver.
-    saved = {name: getattr(config, name, _MISSING) for name in ("_active", "_default")}
-    for name in saved:
-        setattr(config, name, driver)
-    undo_backends = _say_which_is_active(gpu.backend)
+    for name in ("_active", "_default"):
+        patches.replace(config, name, driver)
+    # vLLM asks every `triton.backends.backends[...].driver.is_active()` itself and goes without Triton unless exactly
+    # one says yes.
+    for driver_class, active in _backend_drivers(gpu.backend):
+        patches.replace(driver_class, "is_active", staticmethod(functools.partial(bool, active)))
     _forget_shared_memory_limit()
 
     def restore() -> None:
@@ -277,8 +278,7 @@ def install_driver(gpu: GPU) -> tuple[OfflineDriver, Callable[[], None]]:
             return
         driver.installed = False
         _unload_kernels()
-        undo_backends()
-        _put_back(config, saved, driver)
+        patches.undo()
         _forget_shared_memory_limit()
 
     return driver, restore
@@ -300,55 +300,13 @@ def _unload_kernels() -> None:
             kernel.module = kernel.function = kernel._run = None
 
 
-def _put_back(config: object, saved: Mapping[str, object], ours: object) -> None:
-    for name, value in saved.items():
-        if getattr(config, name, None) is not ours:
-            continue  # somebody else has set a driver of their own since
-        if value is _MISSING:
-            delattr(config, name)
-        else:
-            setattr(config, name, value)
-
-
-def _say_which_is_active(backend: str) -> Callable[[], None]:
-    """Make every installed backend answer truthfully whether it is the target's.
-
-    vLLM asks `triton.backends.backends[...].driver.is_active()` itself and goes without Triton
-    unless exactly one says yes.
-    """
-    undo: list[Callable[[], None]] = []
-    for driver_class, active in _backend_drivers(backend):
-        undo.append(_patch_is_active(driver_class, active))
-
-    def restore() -> None:
-        while undo:
-            undo.pop()()
-
-    return restore
-
-
 def _backend_drivers(backend: str) -> Iterator[tuple[type, bool]]:
+    """Yield the driver of every installed backend, and whether it is the target's."""
     from triton.backends import backends
 
     for name, entry in backends.items():
         if entry.driver is not None:
             yield entry.driver, name == {"cuda": "nvidia", "hip": "amd"}.get(backend, backend)
-
-
-def _patch_is_active(driver_class: type, active: bool) -> Callable[[], None]:
-    original = vars(driver_class).get("is_active", _MISSING)
-    replacement = staticmethod(lambda: active)
-    setattr(driver_class, "is_active", replacement)  # noqa: B010 (mypy: assignment to a method)
-
-    def restore() -> None:
-        if vars(driver_class).get("is_active") is not replacement:
-            return
-        if original is _MISSING:
-            delattr(driver_class, "is_active")
-        else:
-            setattr(driver_class, "is_active", original)  # noqa: B010
-
-    return restore
 
 
 def _forget_shared_memory_limit() -> None:

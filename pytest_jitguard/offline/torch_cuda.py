@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 import types
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from pytest_jitguard.offline.cuda_table import OfflineCuda, accelerator_stand_ins, stand_ins, supported_names
 from pytest_jitguard.offline.marks import mark_storage, note_launch
-from pytest_jitguard.offline.torch_mode import Placement, Placer, is_cuda_device, make_mode, wrap_thread_start
+from pytest_jitguard.offline.torch_mode import Placement, Placer, is_cuda_device, make_mode, thread_start_in
+from pytest_jitguard.patching import PatchSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,32 +81,6 @@ def _named(name: str, value: Any) -> Any:
     return stand_in
 
 
-class Patches:
-    """Attributes that were replaced, and what they were."""
-
-    def __init__(self) -> None:
-        self._undo: list[tuple[Any, str, Any, Any]] = []
-
-    def set(self, owner: Any, name: str, value: Any) -> None:
-        """Replace an attribute; one that was not there is removed again on restore."""
-        self._undo.append((owner, name, vars(owner).get(name, _MISSING), value))
-        setattr(owner, name, value)
-
-    def restore(self) -> None:
-        """Put everything back that is still ours, last first."""
-        while self._undo:
-            owner, name, original, ours = self._undo.pop()
-            if vars(owner).get(name) is not ours:
-                continue
-            if original is _MISSING:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, original)
-
-
-_MISSING = object()
-
-
 class TorchPart:
     """What was installed in torch."""
 
@@ -112,8 +88,7 @@ class TorchPart:
         self.cuda = OfflineCuda(gpu)
         self.placer = Placer(placement, self.cuda.use)
         self.mode = make_mode(self.placer)
-        self._patches = Patches()
-        self._undo: list[Callable[[], None]] = []
+        self._patches = PatchSet()
         self.installed = False
 
     def install(self) -> None:
@@ -121,7 +96,6 @@ class TorchPart:
         if self.installed:
             return
         self.installed = True
-        self._undo = [self.mode.remove, self._patches.restore]
         try:
             self._patch_cuda()
             self._patch_versions()
@@ -130,20 +104,14 @@ class TorchPart:
         except BaseException:
             self.uninstall()  # half an offline GPU would be worse than none
             raise
+        self._patches.on_undo(self.mode.remove)
         self.mode.__enter__()
-        self._undo.insert(0, wrap_thread_start(self.mode))
+        self._patches.replace(threading.Thread, "start", thread_start_in(self.mode))
 
     def uninstall(self) -> None:
         """Put everything back. Threads that still run keep a mode that does nothing."""
-        for undo in self._undo:
-            undo()
-        self._undo = []
+        self._patches.undo()
         self.installed = False
-
-    def enter_thread(self) -> None:
-        """Enter the mode in the calling thread, unless it has: for threads that were there before `install()`."""
-        if self.installed and not self.mode.is_entered():
-            self.mode.__enter__()
 
     def observe(self, launcher: Any, args: Any) -> None:
         """Take note of an offline launch."""
@@ -159,9 +127,9 @@ class TorchPart:
             self._replace(name, _named(name, value))
         for name, value in accelerator_stand_ins(self.cuda).items():
             if hasattr(torch, "accelerator") and hasattr(torch.accelerator, name):
-                self._patches.set(torch.accelerator, name, _named(name, value))
-        self._patches.set(torch.cuda, "_lazy_init", self.cuda.use)
-        self._patches.set(torch.cuda, "default_generators", (torch.default_generator,))
+                self._patches.replace(torch.accelerator, name, _named(name, value))
+        self._patches.replace(torch.cuda, "_lazy_init", self.cuda.use)
+        self._patches.replace(torch.cuda, "default_generators", (torch.default_generator,))
 
     def _replace(self, name: str, value: Any) -> None:
         """Replace a name in torch.cuda and where torch.cuda got it from (`torch.cuda.memory.memory_allocated`)."""
@@ -174,7 +142,7 @@ class TorchPart:
             return  # this torch has no such call
         homes = [home for home in _submodules(torch.cuda) if vars(home).get(attribute) is original]
         for home in {id(home): home for home in (owner, *homes)}.values():
-            self._patches.set(home, attribute, value)
+            self._patches.replace(home, attribute, value)
 
     def _patch_versions(self) -> None:
         import torch
@@ -182,20 +150,21 @@ class TorchPart:
         hip = self.cuda.gpu.backend == "hip"
         # Libraries tell NVIDIA from AMD by these two. A build that has the right one keeps its own.
         if hip or torch.version.cuda is None:
-            self._patches.set(torch.version, "cuda", None if hip else "12.8")
+            self._patches.replace(torch.version, "cuda", None if hip else "12.8")
         if not hip or torch.version.hip is None:
-            self._patches.set(torch.version, "hip", "7.0.0" if hip else None)
+            self._patches.replace(torch.version, "hip", "7.0.0" if hip else None)
 
     def _patch_constructors(self) -> None:
         import torch
         from torch.utils._device import DeviceContext
 
-        self._patches.set(torch, "Generator", _generator_class())
-        self._patches.set(torch, "load", self._load(torch.load))
-        self._patches.set(DeviceContext, "__torch_function__", self._device_context(DeviceContext.__torch_function__))
+        self._patches.replace(torch, "Generator", _generator_class())
+        self._patches.replace(torch, "load", self._load(torch.load))
+        torch_function = self._device_context(DeviceContext.__torch_function__)
+        self._patches.replace(DeviceContext, "__torch_function__", torch_function)
         autocast = torch.amp.autocast_mode.autocast
-        self._patches.set(autocast, "__enter__", _autocast_enter(autocast.__enter__))
-        self._patches.set(autocast, "__exit__", _autocast_exit(autocast.__exit__))
+        self._patches.replace(autocast, "__enter__", _autocast_enter(autocast.__enter__))
+        self._patches.replace(autocast, "__exit__", _autocast_exit(autocast.__exit__))
 
     def _load(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Return torch.load that brings storages saved on a GPU, or asked for there, to the offline GPU."""
@@ -241,10 +210,10 @@ class TorchPart:
         import torch
         from torch.autograd.function import BackwardCFunction
 
-        self._patches.set(torch.library.Library, "impl", self._library_impl(torch.library.Library.impl))
+        self._patches.replace(torch.library.Library, "impl", self._library_impl(torch.library.Library.impl))
         for name in ("apply", "apply_boxed"):
             if hasattr(BackwardCFunction, name):
-                self._patches.set(BackwardCFunction, name, self._backward(getattr(BackwardCFunction, name)))
+                self._patches.replace(BackwardCFunction, name, self._backward(getattr(BackwardCFunction, name)))
 
     def _library_impl(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Return Library.impl that also remembers Python kernels for CUDA, which torch will not choose here."""

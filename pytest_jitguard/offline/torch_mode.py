@@ -6,7 +6,9 @@ whose tensors is, and leaves it only by `.cpu()`, `.to("cpu")` or `device="cpu"`
 
 from __future__ import annotations
 
+import functools
 import re
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -341,15 +343,14 @@ def make_mode(placer: Placer) -> Any:
     return OfflineMode()
 
 
-def wrap_thread_start(mode: Any) -> Callable[[], None]:
-    """Make threads started from now on enter the mode (torch keeps modes per thread); return what undoes it.
+def thread_start_in(mode: Any) -> Callable[[threading.Thread], None]:
+    """Return a `Thread.start` that makes the thread enter the mode (torch keeps modes per thread).
 
-    `start` is wrapped, not `run`: subclasses override `run`.
+    `start` is replaced, not `run`: subclasses override `run`.
     """
-    import threading
-
     original = threading.Thread.start
 
+    @functools.wraps(original)
     def start(thread: threading.Thread) -> None:
         if not mode.active or "run" in vars(thread):
             original(thread)
@@ -368,10 +369,4 @@ def wrap_thread_start(mode: Any) -> Callable[[], None]:
             vars(thread).pop("run", None)
             raise
 
-    threading.Thread.start = start  # type: ignore[method-assign, assignment]
-
-    def restore() -> None:
-        if threading.Thread.start is start:
-            threading.Thread.start = original  # type: ignore[method-assign]
-
-    return restore
+    return start

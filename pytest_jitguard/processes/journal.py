@@ -41,6 +41,7 @@ class Journal:
     def __init__(self, folder: Path, role: str) -> None:
         self.folder = folder
         self.role = role
+        self.rank = _rank()
         self.image = secrets.token_hex(4)
         self.lost: list[Mapping[str, Any]] = []
         self.path = folder / f"{socket.gethostname()}-{os.getpid()}-{int(time.time())}-{self.image}.jsonl"
@@ -57,6 +58,7 @@ class Journal:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "role": self.role,
+            "rank": self.rank,
             "monotonic": time.monotonic(),
             "time": time.time(),
             "python": sys.version.split()[0],
@@ -93,6 +95,12 @@ class Journal:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _rank() -> int | None:
+    """Return which process of a distributed run this is, as launchers (torchrun and its like) tell it."""
+    said = (os.environ.get(name, "") for name in ("RANK", "LOCAL_RANK"))
+    return next((int(text) for text in said if text.isdecimal()), None)
 
 
 def make_folder(path: Path) -> Path:

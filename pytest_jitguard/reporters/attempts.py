@@ -35,6 +35,11 @@ class Attempt:
     guarded: bool = True
 
     @property
+    def was_judged(self) -> bool:
+        """Whether its call ran: a setup that failed or skipped has a verdict too, which says just that."""
+        return self.verdict is not None and "not_run" not in self.verdict.get("evidence", {})
+
+    @property
     def word(self) -> str:
         """The verdict word of the attempt."""
         if self.verdict is not None and self.verdict["verdict"] in VERDICTS:
@@ -113,7 +118,7 @@ def _take_open_windows(process: Process, attempts: dict[tuple[str, int], Attempt
 def test_entry(nodeid: str, attempts: Sequence[Attempt], events: Mapping[str, CompileEvent]) -> dict[str, Any]:
     """Return a test's entry of the document: the worst verdict of all attempts, the outcome of the last."""
     # An attempt that was not judged (its fixture failed, and it was run again) says nothing beside one that was.
-    telling_attempts = [a for a in attempts if a.verdict is not None or a.interrupted] or list(attempts)
+    telling_attempts = [a for a in attempts if a.was_judged or a.interrupted] or list(attempts)
     word = worst([attempt.word for attempt in telling_attempts])
     telling = next(attempt for attempt in telling_attempts if attempt.word == word)
     record = telling.verdict or {}
@@ -139,13 +144,13 @@ def _outcome(attempts: Sequence[Attempt]) -> str:
 
 
 _VIOLATION: Mapping[str, Any] = {
-    **dict.fromkeys(("event", "system", "kind", "kernel", "module", "seconds", "pid")),
+    **dict.fromkeys(("event", "parent", "system", "kind", "kernel", "module", "seconds", "pid")),
     **dict.fromkeys(("phase", "label", "message", "launch_site", "called_from", "cure", "advice"), ""),
     "never_warmed": False,
     "changes": (),
 }
 _ALLOWED: Mapping[str, Any] = {
-    **dict.fromkeys(("event", "system", "kind", "kernel", "module", "seconds", "pattern")),
+    **dict.fromkeys(("event", "parent", "system", "kind", "kernel", "module", "seconds", "pattern")),
     "reason": "",
 }
 """What renderers may rely on, should a record lack it."""

@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_jitguard.core.verdicts import duration
-
-_NOUNS: Mapping[str, tuple[str, str]] = {
-    "compile": ("compile", "compiles"),
-    "cache_load": ("load from disk", "loads from disk"),
-    "autotune": ("autotune run", "autotune runs"),
-    "fallback": ("fallback to uncompiled code", "fallbacks to uncompiled code"),
-    "download": ("download", "downloads"),
-    "graph_capture": ("graph capture", "graph captures"),
-    "device_load": ("load onto the device", "loads onto the device"),
-    "lock_wait": ("wait for a lock", "waits for a lock"),
-}
-
-
-def count(number: int, noun: str, plural: str = "") -> str:
-    """Say a number of things: `1 test`, `2 tests`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
-
-
-def deeds(kinds: Sequence[str]) -> str:
-    """Say what happened how often: `2 compiles`, `2 compiles and 1 autotune run`."""
-    counted = Counter(kinds)
-    parts = [count(number, *_NOUNS.get(kind, ("event", "events"))) for kind, number in counted.items()]
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+from pytest_jitguard.core.kinds import count, deeds
+from pytest_jitguard.core.verdicts import duration, merge_entries, wholes
 
 
 def one_line(text: str) -> str:
@@ -57,7 +34,7 @@ def cause_of(violation: Mapping[str, Any]) -> str:
 class KernelGroup:
     """The violations of one kernel; of an expectation that was not met, those with the same message.
 
-    Each violation carries the `nodeid` of its test.
+    Each violation carries the `nodeid` of its test, and as `parts` what lies within it and is not counted here.
     """
 
     system: str
@@ -95,6 +72,20 @@ class KernelGroup:
         unfinished = any(violation["seconds"] is None for violation in self.violations)
         return f"more than {duration(self.seconds)}" if unfinished else duration(self.seconds)
 
+    def entries(self, most: int | None = None) -> str:
+        """Return what to add to the warmup, put together from the cures of all (or `most`) violations."""
+        return merge_entries(self.cures[:most])
+
+    @property
+    def cures(self) -> list[str]:
+        """The warmup entries of the violations, each once."""
+        return list(dict.fromkeys(str(v["cure"]) for v in self.violations if v.get("cure")))
+
+    @property
+    def advice(self) -> list[str]:
+        """What could be changed in the kernel instead, each once."""
+        return list(dict.fromkeys(one_line(v["advice"]) for v in self.violations if v.get("advice")))
+
     @property
     def happened(self) -> str:
         """What happened how often: `2 compiles`."""
@@ -119,7 +110,7 @@ def group_violations(tests: Sequence[Mapping[str, Any]]) -> list[KernelGroup]:
     """Group the violations of test entries by kernel, the most expensive first."""
     groups: dict[tuple[str, ...], KernelGroup] = {}
     for test in tests:
-        for violation in test["violations"]:
+        for violation in wholes(test["violations"]):
             group = groups.setdefault(_identity(violation), _group_for(violation))
             group.violations.append({**violation, "nodeid": test["nodeid"]})
     _name(list(groups.values()))

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_jitguard.reporters.groups import KernelGroup, cause_of, count, group_violations, one_line
+from pytest_jitguard.core.events import topmost
+from pytest_jitguard.core.kinds import count, deeds
+from pytest_jitguard.core.verdicts import detail
+from pytest_jitguard.reporters.groups import KernelGroup, cause_of, group_violations, one_line
 from pytest_jitguard.reporters.model import RunReport
-from pytest_jitguard.reporters.terminal import violation_detail
 
 LIMIT = 1024 * 1024 - 4096
 """GitHub drops a step summary of more than 1 MiB as a whole."""
@@ -118,11 +120,11 @@ def _row(group: KernelGroup) -> str:
 def _footnotes(document: Mapping[str, Any]) -> list[str]:
     notes = []
     for name in ("allowed", "known"):
-        items = [item for test in document["tests"] for item in test[name]]
+        items = [item for test in document["tests"] for item in topmost(test[name])]
         kernels = sorted({_code(str(item["kernel"])) for item in items})
         if items:
             word = "allowed" if name == "allowed" else "known debt"
-            notes.append(f"- {word}: {count(len(items), 'event')} of {', '.join(kernels[:_MAX_SHOWN])}")
+            notes.append(f"- {word}: {deeds(item['kind'] for item in items)} of {', '.join(kernels[:_MAX_SHOWN])}")
     for monitor in document["monitors"]:
         detail = f": {_escape(monitor['detail'])}" if monitor["detail"] else ""
         version = f" {_escape(monitor['version'])}" if monitor["version"] else ""
@@ -137,24 +139,23 @@ def _footnotes(document: Mapping[str, Any]) -> list[str]:
 
 
 def _details(group: KernelGroup) -> str:
-    cures = dict.fromkeys(violation["cure"] for violation in group.violations if violation["cure"])
     parts = [f"<details><summary>{_html(group.line)}</summary>"]
-    if cures:
-        parts += ["Add this to the warmup:", _fenced("\n".join(list(cures)[:_MAX_ITEMS]), "python")]
-        if len(cures) > _MAX_ITEMS:
-            parts.append(f"*… and {count(len(cures) - _MAX_ITEMS, 'more warmup entry', 'more warmup entries')}.*")
+    if group.cures:
+        parts += ["Add this to the warmup:", _fenced(group.entries(_MAX_ITEMS), "python")]
+        if len(group.cures) > _MAX_ITEMS:
+            parts.append(f"*… and {count(len(group.cures) - _MAX_ITEMS, 'more warmup entry', 'more warmup entries')}.*")
     shown = group.worst_first[:_MAX_SHOWN]
     told = [line for violation in shown for line in (*_told(violation), "")]
     parts.append(_fenced("\n".join(told).rstrip(), "text"))
     if len(group.violations) > len(shown):
         parts.append(f"*… and {count(len(group.violations) - len(shown), 'more violation')}.*")
+    parts += [_escape(advice) for advice in group.advice]
     return "\n\n".join([*parts, "</details>"])
 
 
 def _told(violation: Mapping[str, Any]) -> list[str]:
-    """Return a violation with its detail, without the cure, which has a block of its own."""
-    detail = violation_detail({**violation, "cure": ""})
-    return [f"{violation['nodeid']}:", f"  {one_line(violation['message'])}", *(f"    {line}" for line in detail)]
+    """Return a violation with its detail, without the cure and the advice, which are told once for all."""
+    return [f"{violation['nodeid']}:", f"  {one_line(violation['message'])}", *(f"    {t}" for t in detail(violation))]
 
 
 def _fenced(text: str, language: str) -> str:

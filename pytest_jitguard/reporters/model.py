@@ -10,8 +10,8 @@ from typing import Any
 from pytest_jitguard.core.baseline import Debt, debt_from_violation
 from pytest_jitguard.core.events import CompileEvent
 from pytest_jitguard.core.findings import Facts, Finding, failing, findings
+from pytest_jitguard.core.kinds import count
 from pytest_jitguard.reporters.attempts import ENFORCING, Tests, attempts_by_test, bare_nodeid, test_entry
-from pytest_jitguard.reporters.groups import count
 from pytest_jitguard.reporters.reading import Process, ProcessRecords, Record, read_run, understand_all
 
 __all__ = ["ProcessRecords", "RunReport", "bare_nodeid", "build", "read_run"]

@@ -130,7 +130,7 @@ def _number(value: Any) -> int:
     return value if isinstance(value, int) else 0
 
 
-_MISFIT = (KeyError, ValueError, TypeError, AttributeError)
+_MISFIT = (KeyError, ValueError, TypeError, AttributeError, OverflowError)
 
 
 def _reject(process: Process, record: Record, why: str) -> None:

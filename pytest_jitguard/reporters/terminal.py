@@ -6,16 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pytest_jitguard import __version__
+from pytest_jitguard.core.events import topmost
+from pytest_jitguard.core.kinds import EXPECT, count, deeds, listed
 from pytest_jitguard.core.settings import Settings
-from pytest_jitguard.core.verdicts import duration
+from pytest_jitguard.core.verdicts import detail, duration
 from pytest_jitguard.reporters.attempts import ENFORCING
-from pytest_jitguard.reporters.groups import KernelGroup, count, deeds, group_violations, one_line
+from pytest_jitguard.reporters.groups import KernelGroup, group_violations, one_line
 from pytest_jitguard.reporters.model import RunReport
 
 Line = tuple[str, dict[str, bool]]
 
 MAX_LINES = 20
 _MAX_FINDINGS = 6
+_MIN_TRACEBACK, _MAX_TRACEBACK = 3, 15
 _RED, _YELLOW, _GREEN, _PLAIN = {"red": True}, {"yellow": True}, {"green": True}, dict[str, bool]()
 _RED_BOLD = {"red": True, "bold": True}
 
@@ -59,10 +62,11 @@ def _warmed(warmup: Mapping[str, Any]) -> str:
     if warmup["status"] == "none":
         return "no warmup configured"
     if warmup["status"] != "ok":
-        how = "ran out of time" if warmup["status"] == "timeout" else "failed"
-        return f"warmup {how} after {duration(warmup['seconds'])}: {one_line(warmup['cause'])}"
+        return one_line(warmup["cause"])
     did = f"{warmup['compiled']} compiled, {warmup['cache_loaded']} loaded from disk, {warmup['autotuned']} autotuned"
-    return f"warmup {duration(warmup['seconds'])}: {did}"
+    warmed = sum(not process["label"] and process["status"] != "none" for process in warmup.get("processes", ()))
+    where = f" in {warmed} processes" if warmed > 1 else ""
+    return f"warmup {duration(warmup['seconds'])}{where}: {did}"
 
 
 def violation_line(nodeid: str, headline: str) -> list[Line]:
@@ -74,11 +78,20 @@ def violation_line(nodeid: str, headline: str) -> list[Line]:
 
 
 def summary(
-    report: RunReport, verbose: int = 0, width: int = 100, *, places: Mapping[str, str] | None = None
+    report: RunReport,
+    verbose: int = 0,
+    width: int = 100,
+    *,
+    places: Mapping[str, str] | None = None,
+    problems: Sequence[str] = (),
 ) -> list[Line]:
-    """Sum the run up: at most 20 lines, everything with `verbose`. `places` says what was written where."""
+    """Sum the run up: at most 20 lines, everything with `verbose`.
+
+    `places` says what was written where, `problems` what could not be written or done; they come first.
+    """
     document = report.document
-    top = [*_findings(report, verbose), *_dead(document), _headline(report)]
+    top = [*((problem, _RED_BOLD) for problem in problems), *_findings(report, verbose), *_dead(document)]
+    top.append(_headline(report))
     tail, where = _notes(document, verbose), _places(document, places or {})
     groups = group_violations(document["tests"])
     if verbose > 0:
@@ -89,7 +102,9 @@ def summary(
             *_warmup_detail(document),
             *where,
         ]
-    middle = _shortened_groups(groups, MAX_LINES - len(top) - len(tail) - len(where))
+    room = MAX_LINES - len(top) - len(tail) - len(where)
+    trace = _last_of_traceback(document, room - bool(groups))
+    middle = [*trace, *_shortened_groups(groups, max(1, room - len(trace)))]
     return [*((_fit(text, width), markup) for text, markup in (*top, *middle, *tail)), *where]
 
 
@@ -131,14 +146,13 @@ def _headline(report: RunReport) -> Line:
             return ("no guarded test was judged", _PLAIN if report.passed else _YELLOW)
         text = f"{count(len(guarded), 'guarded test')}, no unexpected compile{_launched(guarded)}"
         return (text, _GREEN if report.passed else _PLAIN)
-    breaches = [violation for test in violated for violation in test["violations"]]
-    kinds = [violation["kind"] for violation in breaches if violation["kind"] != "expect"]
-    parts = [f"unexpected: {deeds(kinds)}"] if kinds else []
-    if missed := len(breaches) - len(kinds):
-        parts.append(f"{count(missed, 'expected kernel')} not reached")
+    breaches = [violation for test in violated for violation in topmost(test["violations"])]
+    kinds = [violation["kind"] for violation in breaches]
+    known = any(kind != EXPECT for kind in kinds)
     seconds = sum(violation["seconds"] or 0.0 for violation in breaches)
-    cost = f", {duration(seconds)} together" if kinds else ""
-    text = f"{' and '.join(parts)} in {len(violated)} of {count(len(guarded), 'guarded test')}{cost}"
+    cost = f", {duration(seconds)} together" if known else ""
+    text = f"{'unexpected: ' if known else ''}{deeds(kinds)} in {len(violated)} of "
+    text += f"{count(len(guarded), 'guarded test')}{cost}"
     return (text, _RED_BOLD if report.violated else _YELLOW)
 
 
@@ -164,24 +178,13 @@ def _in_detail(group: KernelGroup) -> list[Line]:
     before: list[str] = []
     for violation in group.worst_first:
         lines.append((f"  {violation['nodeid']}: {one_line(violation['message'])}", _RED))
-        detail = violation_detail(violation)
-        lines += [(f"    {text}", _PLAIN) for text in (["as above"] if detail and detail == before else detail)]
-        before = detail
-    return lines
-
-
-def violation_detail(violation: Mapping[str, Any]) -> list[str]:
-    """Return the detail under a violation's message: what changed, where it was launched, what would cure it."""
-    lines = [f"{change['component']}: {change['warmed']} → {change['served']}" for change in violation["changes"]]
-    lines += [
-        f"{word} {violation[key]}"
-        for word, key in (("launched", "launch_site"), ("called", "called_from"))
-        if violation[key]
-    ]
-    if violation.get("cure"):
-        lines += ["add this to the warmup:", *(f"  {line}" for line in violation["cure"].splitlines())]
-    if violation.get("advice"):
-        lines.append(one_line(violation["advice"]))
+        facts = detail(violation)
+        lines += [(f"    {text}", _PLAIN) for text in (["as above"] if facts and facts == before else facts)]
+        before = facts
+    if group.cures:
+        entries = (f"    {line}".rstrip() for line in group.entries().splitlines())
+        lines += [(text, _PLAIN) for text in ("  add this to the warmup:", *entries)]
+    lines += [(f"  {advice}", _PLAIN) for advice in group.advice]
     return lines
 
 
@@ -197,8 +200,8 @@ def _notes(document: Mapping[str, Any], verbose: int) -> list[Line]:
 
 
 def _tolerated(document: Mapping[str, Any], verbose: int) -> list[Line]:
-    allowed = [item for test in document["tests"] for item in test["allowed"]]
-    known = [item for test in document["tests"] for item in test["known"]]
+    allowed = [item for test in document["tests"] for item in topmost(test["allowed"])]
+    known = [item for test in document["tests"] for item in topmost(test["known"])]
     parts = []
     if allowed:
         parts.append(f"allowed: {deeds([a['kind'] for a in allowed])} ({_kernels(allowed)})")
@@ -222,7 +225,7 @@ def _lenient(document: Mapping[str, Any]) -> list[Line]:
     expected = [test for test in violated if test["mode"] in ENFORCING and test["outcome"] == "xfailed"]
     parts = []
     if lenient:
-        modes = " and ".join(sorted({str(test["mode"]) for test in lenient}))
+        modes = listed(sorted({str(test["mode"]) for test in lenient}))
         parts.append(f"{count(len(lenient), 'violated test')} in mode {modes} did not fail")
     if expected:
         parts.append(f"{count(len(expected), 'violated test')} failed as expected (xfail)")
@@ -253,5 +256,21 @@ def _warmup_detail(document: Mapping[str, Any]) -> list[Line]:
         lines.append((f"{warmup['role']} (pid {warmup['pid']}): {_warmed(warmup)}{whose}", _PLAIN))
         for step in warmup["steps"]:
             lines.append((f"  {step['path']}: {step['status']}, {duration(step['seconds'])}", _PLAIN))
-            lines += [(f"    {text}", _RED) for text in str(step.get("traceback") or "").splitlines()]
+        lines += [(f"    {text}", _RED) for text in _traceback(warmup)]
     return lines
+
+
+def _traceback(warmup: Mapping[str, Any]) -> list[str]:
+    """Return the traceback, or the stacks, of one process's warmup."""
+    last = warmup["steps"][-1]["traceback"] if warmup["steps"] else ""
+    return str(warmup["detail"] or last or "").splitlines()
+
+
+def _last_of_traceback(document: Mapping[str, Any], room: int) -> list[Line]:
+    """Return the end of the first traceback of the session's failed warmup: it says what went wrong, and where."""
+    failed = (w for w in document["warmup"]["processes"] if not w["label"] and w["status"] in ("failed", "timeout"))
+    text = next((trace for trace in map(_traceback, failed) if trace), [])
+    most = max(_MIN_TRACEBACK, min(_MAX_TRACEBACK, room))
+    if len(text) > most:
+        text = ["… (-v shows all)", *text[len(text) - most + 1 :]]
+    return [(f"  {line}", _RED) for line in text]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from pytest_jitguard.core.settings import Settings, WarmupCall
+from pytest_jitguard.core.settings import Settings, WarmupCall, is_path
 
 ACCEPTED = "package.module:callable"
 CONTEXT_NAMES = ("context", "jitguard")
@@ -50,13 +50,8 @@ class Step:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
-def plan(calls: Sequence[WarmupCall]) -> list[Step]:
-    """Resolve every path, which imports the modules; raises what `resolve` raises."""
-    return [plan_step(call) for call in calls]
-
-
 def plan_step(call: WarmupCall) -> Step:
-    """Resolve one path."""
+    """Resolve a path, which imports its module; raises what `resolve` raises."""
     return Step(call.path, resolve(call.path), call.kwargs)
 
 
@@ -66,9 +61,9 @@ def resolve(path: str) -> Callable[..., object]:
     WarmupPathError means that the path is wrong. Whatever the module's own code raises while it is imported, a
     missing module of somebody else among it, is let through: then the path is right and the module is broken.
     """
-    module_name, colon, name = path.partition(":")
-    if not (colon and all(part.isidentifier() for part in [*module_name.split("."), *name.split(".")])):
+    if not is_path(path):
         raise WarmupPathError(path, "not of that form")
+    module_name, _, name = path.partition(":")
     found: Any = _import(module_name, path)
     walked = module_name
     for part in name.split("."):

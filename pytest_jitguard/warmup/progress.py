@@ -7,16 +7,8 @@ import time
 from collections.abc import Callable
 
 from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.core.kinds import count, words
 
-_VERBS = {
-    "compile": "compiling",
-    "cache_load": "loading",
-    "autotune": "autotuning",
-    "download": "downloading",
-    "graph_capture": "capturing a graph of",
-    "device_load": "loading onto the device",
-    "lock_wait": "waiting for the lock of",
-}
 _VARIANTS = ("compile", "cache_load")
 
 
@@ -71,15 +63,14 @@ class Progress:
         news = bool(doing) and doing != self._drawn
         if news or self._drawn_at is None or now - self._drawn_at >= self._interval:
             self._drawn, self._drawn_at = doing, now
-            count = len(self._variants)
-            parts = [f"{count} variant{'' if count == 1 else 's'}", *([doing] if doing else [])]
+            parts = [count(len(self._variants), "variant"), *([doing] if doing else [])]
             self._put(f"jitguard warmup: {', '.join(parts)} ({now - self._started:.1f} s)")
 
     def _doing(self) -> str:
         running = list(self._running.values())
         if not running:
             return self._text
-        return f"{_VERBS.get(running[-1].kind, running[-1].kind)} {running[-1].kernel}"
+        return f"{running[-1].kernel}: {words(running[-1].kind).participle}"
 
     def _put(self, line: str) -> None:
         # A closed or broken terminal must not reach the compile.

@@ -17,10 +17,9 @@ from pytest_jitguard.warmup.limit import Limit, WarmupTimeout, limit
 from pytest_jitguard.warmup.once import Turn, WarmupHung
 from pytest_jitguard.warmup.plan import Step, WarmupContext, WarmupPathError, call_step, plan_step
 
-STATUSES = ("ok", "failed", "timeout", "none")
-
 _HERE = str(Path(__file__).parent)
 _LONGEST_ERROR = 300
+_SETTINGS = " (set by --jitguard-warmup, a [[warmup]] table or the marker's warmup=)"
 
 
 @dataclass
@@ -50,9 +49,10 @@ class StepResult:
 
 @dataclass
 class WarmupResult:
-    """How a warmup went; `none` is a warmup without steps. Waiting for other processes is not part of `seconds`.
+    """How a warmup went: `ok`, `failed`, `timeout`; `none` is a warmup without steps.
 
-    `error` and `traceback` say why not even the first step was tried; otherwise the last of `steps` knows.
+    Waiting for other processes is not part of `seconds`. `error` and `traceback` say why not even the first step was
+    tried; otherwise the last of `steps` knows.
     """
 
     status: str
@@ -75,8 +75,10 @@ class WarmupResult:
         if self.error:
             return f"warmup not started: {self.error}"
         step = self.steps[-1]
-        what = "failed" if step.status == "failed" else "was stopped"
-        return f"warmup {step.path} {what} after {duration(step.seconds)}: {step.error}"
+        if step.unusable:
+            return step.error
+        what = f"failed after {duration(step.seconds)}" if step.status == "failed" else "was stopped"
+        return f"warmup {step.path} {what}: {step.error}"
 
     @property
     def detail(self) -> str:
@@ -169,7 +171,7 @@ def _run_step(step: Step | WarmupCall, context: WarmupContext, clock: _Clock) ->
     except WarmupTimeout as timeout:
         status, error, text = "timeout", _say_timeout(timeout, clock.timeout), _full_text(timeout)
     except WarmupPathError as mistake:
-        status, error, text, unusable = "failed", str(mistake), _full_text(mistake), True
+        status, error, text, unusable = "failed", f"{mistake}{_SETTINGS}", _full_text(mistake), True
     except BaseException as failure:  # noqa: BLE001  pytest's outcomes and SystemExit are no Exceptions
         status, error, text = "failed", _one_line(failure), _full_text(failure)
     finally:

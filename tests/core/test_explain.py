@@ -38,19 +38,26 @@ def test_never_warmed() -> None:
 
 
 def test_still_running() -> None:
-    assert cause(event(status="running"), event()) == "its key is known once the compile is over"
+    assert cause(event(status="running"), event()) == "its key is known when that is over"
 
 
 @pytest.mark.parametrize(
     ("served", "words"),
     [
-        (event("not divisible by 16"), "n is not divisible by 16, the nearest warmed variant's is"),
-        (event("not divisible by 16", options=(), values={"n": "17"}), "n=17 is not divisible by 16, the nearest"),
+        (event("not divisible by 16"), "n is not divisible by 16, unlike in the nearest warmed variant"),
+        (
+            event("not divisible by 16", options=(), values={"n": "17"}),
+            "n=17 is not divisible by 16, unlike in the nearest",
+        ),
         (event("1", type=""), "n=1 has a variant of its own, the nearest warmed one is for other values"),
         (event(block="128"), "BLOCK 64 → 128"),
         (event("not divisible by 16", block="128"), "BLOCK 64 → 128, and n is not divisible by 16"),
         (event("not divisible by 16", block="128", warps="8"), ", and 1 more"),
         (event(type="i64"), "n i32 → i64"),
+        (
+            event("not divisible by 16", block="128", warps="8", type="i64"),
+            "n i32, divisible by 16 → i64, not divisible by 16, BLOCK 64 → 128, and 1 more",
+        ),
     ],
 )
 def test_the_cause_names_what_differs(served: CompileEvent, words: str) -> None:
@@ -90,7 +97,7 @@ def test_another_binary_with_the_same_key() -> None:
 
 def test_who_was_first() -> None:
     told = cause(event(block="1"), event(), earlier=lambda _: "t.py::first")
-    assert told.endswith("; first compiled by t.py::first, whose variants were forgotten when it ended")
+    assert told.endswith("; first served by t.py::first, whose variants were forgotten when it ended")
 
 
 def test_where_it_happened() -> None:
@@ -112,5 +119,23 @@ def test_advice_comes_with_changes_only() -> None:
 def test_the_nearest_of_many_is_compared() -> None:
     warmed = [event(block="16", warps="8"), event(block="128"), event("not divisible by 16", block="16", warps="1")]
     assert cause(event("not divisible by 16", block="128"), *warmed) == (
-        "n is not divisible by 16, the nearest warmed variant's is"
+        "n is not divisible by 16, unlike in the nearest warmed variant"
     )
+
+
+def test_what_two_values_have_in_common_is_said_once() -> None:
+    def pair(class_: str) -> CompileEvent:
+        key = SpecializationKey(tuple(Component(name, "argument", "i32", class_) for name in ("m", "n")))
+        return CompileEvent("e", "triton", "k", "m", 0.0, ended=1.0, status="ok", key=key, artifact_hash=class_)
+
+    assert cause(pair("not divisible by 16"), pair("divisible by 16")) == (
+        "m is not divisible by 16, and n is not divisible by 16, unlike in the nearest warmed variant"
+    )
+    assert cause(pair("divisible by 16"), pair("not divisible by 16")) == (
+        "m is divisible by 16, and n is divisible by 16, unlike in the nearest warmed variant"
+    )
+
+
+def test_an_event_without_a_key_is_not_said_to_be_the_same() -> None:
+    served = CompileEvent("e", "triton", "k", "m", 0.0, kind="autotune", ended=1.0, status="failed")
+    assert cause(served, event(kind="autotune")) == "its key is not known"

@@ -41,7 +41,9 @@ def test_a_difference_names_every_component_that_differs_and_no_other(
     assert {(change.role, change.component) for change in changes} == differing
     assert len(changes) == len(differing)
     assert all(change.warmed != change.served for change in changes)
-    assert all("→" in str(change) and set(change.to_wire()) == {"component", "warmed", "served"} for change in changes)
+    assert all(
+        "→" in str(change) and set(change.to_wire()) == {"component", "warmed", "served", "text"} for change in changes
+    )
 
 
 @given(keys, keys)
@@ -84,7 +86,11 @@ def argument(type: str, value: str, name: str = "n") -> Component:
     ("warmed", "served", "text"),
     [
         (argument("i32", "divisible by 16"), argument("i32", "not divisible by 16"), "n: divisible by 16 → not"),
-        (argument("i32", "not divisible by 16"), argument("i32", "divisible by 16"), "n: not → divisible by 16"),
+        (
+            argument("i32", "not divisible by 16"),
+            argument("i32", "divisible by 16"),
+            "n: not divisible by 16 → divisible",
+        ),
         (argument("", "1"), argument("i32", "divisible by 16"), "n: 1 → other"),
         (argument("i64", ""), argument("", "1"), "n: other → 1"),
         (argument("i32", ""), argument("i64", ""), "n: i32 → i64"),

@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 from pytest_jitguard.core.events import Launch
 from pytest_jitguard.core.keys import Component, SpecializationKey
 from pytest_jitguard.core.recorder import Recorder
-from pytest_jitguard.monitors import Monitor
-from pytest_jitguard.monitors._patch import PatchSet
+from pytest_jitguard.monitors import Monitor, PatchSet
 
 
 class FakeMonitor(Monitor):
@@ -50,8 +49,7 @@ class FakeMonitor(Monitor):
             raise
         hash_ = self._module._key(name, arguments)
         self.recorder.end(event, kind=kind, key=key, artifact_hash=hash_, cure=f"fakejit.compile_only({name!r})")
-        if self.recorder.on_finished:
-            self.recorder.on_finished(event)
+        self.recorder.finished(event)
         return str(kind)
 
     def prove(self) -> None:

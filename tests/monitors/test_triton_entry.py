@@ -207,6 +207,30 @@ def test_autotuned_kernels(watch: Watch) -> None:
 
 
 @in_fork
+def test_the_entry_of_an_autotune_run_runs_it(watch: Watch) -> None:
+    def cold() -> list[str]:
+        from forks import tensor
+        from triton_kernels import tuned, tuned_guess
+
+        tuned[(1,)](tensor(), tensor()[1:], 100)
+        tuned_guess[lambda meta: (1,)](tensor(), tensor(), 100)
+        return [event.cure for event in news(watch) if event.kind == "autotune"]
+
+    from forks import tensor
+    from triton_kernels import tuned, tuned_guess
+
+    plain, guess = fork(cold)
+    assert "its grid is computed by the caller" not in plain
+    assert "its grid is computed by the caller" in guess
+    for entry in (plain, guess):
+        paste(watch, entry)
+    assert [event.kind for event in news(watch)].count("autotune") == 2
+    tuned[(1,)](tensor(), tensor()[1:], 100)
+    tuned_guess[(1,)](tensor(), tensor(), 100)
+    assert news(watch) == []
+
+
+@in_fork
 def test_an_async_compile_has_the_entry_of_its_launch(watch: Watch) -> None:
     def cold() -> str:
         from concurrent.futures import ThreadPoolExecutor

@@ -24,7 +24,7 @@ SAME = "same binary as a warmed variant: "
 
 RULES = {
     "divisible": ("put(x, 16)", "put(x, 17)", ["value: divisible by 16 → not"]),
-    "not divisible": ("put(x, 17)", "put(x, 16)", ["value: not → divisible by 16"]),
+    "not divisible": ("put(x, 17)", "put(x, 16)", ["value: not divisible by 16 → divisible"]),
     "one": ("put(x, 1)", "put(x, 17)", ["value: 1 → other"]),
     "other to one": ("put(x, 17)", "put(x, 1)", ["value: other → 1"]),
     "wide": ("put(x, 17)", "put(x, 2**40 + 1)", ["value: i32 → i64"]),
@@ -46,7 +46,7 @@ RULES = {
     "stages": ("put(x, 5, num_stages=2)", "put(x, 5, num_stages=4)", ["num_stages: 2 → 4"]),
     "loose divisible": ("loose(x, 17)", "loose(x, 2**40)", ["n: i32 → i64"]),
     "loose pointer": ("loose_pointer(x, 5)", "loose_pointer(x.to(torch.int32), 5)", ["x: *fp32 → *i32"]),
-    "annotated": ("annotated(x, 17)", "annotated(x, 16)", ["n: not → divisible by 16"]),
+    "annotated": ("annotated(x, 17)", "annotated(x, 16)", ["n: not divisible by 16 → divisible"]),
     "annotated one": ("annotated(x, 17)", "annotated(x, 1)", ["n: other → 1"]),
     "tuple": ("pair_sum(x, (1, 16), C=1)", "pair_sum(x, (1, 17), C=1)", ["pair[1]: divisible by 16 → not"]),
     "tuple pointer": ("pair_sum(x, (x, 5), C=1)", "pair_sum(x, (x[1:], 5), C=1)", None),
@@ -54,13 +54,13 @@ RULES = {
 }
 WORDS = {
     "constexpr kernel": "F helper #",
-    "tuple pointer": "pair[0] is unaligned, the nearest warmed variant's is 16-byte aligned",
+    "tuple pointer": "pair[0] is unaligned, unlike in the nearest warmed variant",
     "descriptor": "descriptor tensordesc<fp16[16, 16]> → tensordesc<fp16[32, 16]>",
-    "divisible": "value=17 is not divisible by 16, the nearest warmed variant's is",
-    "not divisible": "value=16 is divisible by 16, the nearest warmed variant's is not",
+    "divisible": "value=17 is not divisible by 16, unlike in the nearest warmed variant",
+    "not divisible": "value=16 is divisible by 16, unlike in the nearest warmed variant",
     "one": "value=17 is not 1, the only value that the nearest warmed variant is for",
     "warps": "num_warps 4 → 8",
-    "alignment": "x is unaligned, the nearest warmed variant's is 16-byte aligned",
+    "alignment": "x is unaligned, unlike in the nearest warmed variant",
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forks import Watch, in_fork, tensor
+from forks import Watch, before_the_assembler, in_fork, tensor
 
 
 class Other:
@@ -450,3 +450,202 @@ def test_a_phase_boundary_is_cheap_with_two_thousand_variants(watch: Watch) -> N
     best = min(boundary() for _ in range(20))
     assert best < 2e-3, best  # 0.36 ms on two busy cores; a walk over everything takes ten times that
     assert watch.state == ("armed", "")
+
+
+def chained(how: str = "chained") -> Any:
+    """Put a stranger into the slot that tells nobody what it is asked; `replaced` does not call ours either."""
+    previous = slots().listener
+    heard: list[bool] = []
+
+    def stranger(**compiled: Any) -> None:
+        heard.append(compiled["cache_hit"])
+        if how == "chained" and previous:
+            previous(**compiled)
+
+    slots().listener = stranger
+    return heard
+
+
+@pytest.mark.parametrize("how", ["chained", "replaced"])
+@in_fork
+def test_under_a_stranger_a_compile_that_raises_is_seen(watch: Watch, how: str) -> None:
+    from triton_kernels import wrong
+
+    watch.monitors.prove()
+    chained(how)
+    with pytest.raises(Exception, match="too small"):
+        wrong[(1,)](tensor(), C=1)
+    assert watch.told() == ["compile wrong failed"]
+    assert watch.state == ("armed", "")
+
+
+@pytest.mark.parametrize("how", ["chained", "replaced"])
+@in_fork
+def test_under_a_stranger_a_compile_that_still_runs_is_seen(watch: Watch, how: str) -> None:
+    import threading
+
+    before_the_assembler(watch, f"touch {watch.folder}/begun; sleep 1")
+    watch.monitors.prove()
+    heard = chained(how)
+    thread = threading.Thread(target=launch)
+    thread.start()
+    while not (watch.folder / "begun").exists():
+        pass
+    (event,) = watch.news()
+    assert (event.kernel, event.status, event.ended) == ("copy", "running", None)
+    assert event.stack[0].startswith(__file__)
+    thread.join()
+    watch.settle()
+    assert watch.events == [event]
+    assert (event.status, heard) == ("ok", [False])
+
+
+@pytest.mark.parametrize("how", ["chained", "replaced"])
+@in_fork(armed=False)
+def test_a_stranger_goes_below_ours_and_all_are_called_once(watch: Watch, how: str) -> None:
+    slots().listener = first = Other()
+    watch.arm()
+    before = slots().listener
+    heard = [chained(how), chained("chained")]
+    for block in (32, 64, 128):
+        launch(block=block)
+        top = slots().listener
+    assert watch.told() == ["compile copy"] * 3
+    assert heard == [[False] * 3] * 2
+    assert first.heard == ([False] * 3 if how == "chained" else [])
+    launch(block=256)
+    assert slots().listener is top  # nothing piles up
+    slots().listener = before  # a stranger goes, and puts back what it found
+    launch(block=512)
+    assert watch.told() == ["compile copy"] * 2
+    assert slots().listener is before
+    assert watch.state == ("unproven", "")
+    watch.monitors.disarm()
+    assert slots().listener is first
+
+
+@in_fork
+def test_a_stranger_that_comes_twice_runs_in_no_circle(watch: Watch) -> None:
+    stranger = Other()
+    for block in (32, 64):
+        if slots().listener is not stranger:
+            stranger.previous = slots().listener
+            slots().listener = stranger
+        launch(block=block)
+    assert watch.told() == ["compile copy"] * 2
+    assert stranger.heard == [False] * 2
+    watch.monitors.disarm()
+    launch(block=128)
+    assert len(watch.events) == 2
+    assert stranger.heard == [False] * 3
+
+
+@in_fork(armed=False)
+def test_below_a_stranger_that_comes_twice_the_first_listener_is_still_called(watch: Watch) -> None:
+    slots().listener = first = Other()
+    watch.arm()
+    stranger = Other()
+    for block in (32, 64):
+        stranger.previous, slots().listener = slots().listener, stranger
+        launch(block=block)
+    assert watch.told() == ["compile copy"] * 2
+    assert first.heard == stranger.heard == [False] * 2
+
+
+@in_fork
+def test_the_canary_gets_the_truth_test_back_from_a_stranger(watch: Watch) -> None:
+    import triton
+    from pytest_jitguard.monitors._triton_canary import _any_target
+    from triton.compiler import ASTSource
+    from triton_kernels import broken
+
+    watch.monitors.prove()
+    heard = chained()
+    watch.monitors.prove()
+    assert watch.state == ("armed", "")
+    assert heard == [False, False]  # the canary, and the one that proves the cure
+    with pytest.raises(Exception, match="no_such_name"):
+        triton.compile(ASTSource(broken, {"x": "*fp32"}, {}, {}), target=_any_target())
+    assert watch.told() == ["compile broken failed"]
+    watch.monitors.prove()
+    assert len(heard) == 2
+
+
+@in_fork
+def test_what_raises_in_the_mode_raise_below_a_stranger_is_told_once(watch: Watch) -> None:
+    raised = []
+
+    def complain(event: Any) -> None:
+        raised.append(event.kernel)
+        raise LookupError(event.kernel)
+
+    heard = chained()
+    watch.recorder.on_finished = complain
+    with pytest.raises(LookupError, match="copy"):
+        launch()
+    assert watch.told() == ["compile copy"]
+    assert (raised, heard) == (["copy"], [False])
+
+
+INTERPRETED = "a kernel (triton_kernels.copy) was made under TRITON_INTERPRET=1: interpreted kernels compile nothing"
+
+
+def make_interpreted() -> Any:
+    from triton_kernels import make_copy
+
+    os.environ["TRITON_INTERPRET"] = "1"
+    try:
+        return make_copy()
+    finally:
+        del os.environ["TRITON_INTERPRET"]
+
+
+@in_fork
+def test_an_interpreted_kernel_makes_blind(watch: Watch) -> None:
+    watch.monitors.prove()
+    assert "triton.runtime.interpreter" not in sys.modules
+    kernel = make_interpreted()
+    assert type(kernel).__name__ == "InterpretedFunction"
+    assert watch.state == ("blind", INTERPRETED)
+
+
+@in_fork(armed=False)
+def test_an_interpreted_kernel_from_before_arming_makes_blind(watch: Watch) -> None:
+    kernel = make_interpreted()
+    watch.monitors.arm()
+    assert watch.state == ("blind", INTERPRETED)
+    del kernel
+
+
+@in_fork(armed=False)
+def test_an_interpreted_kernel_is_waived(watch: Watch) -> None:
+    watch.monitor.waived = frozenset({"interpret"})
+    before = make_interpreted()
+    watch.arm()
+    after = make_interpreted()
+    watch.monitors.prove()
+    assert watch.state == ("armed", "")
+    del before, after
+
+
+@pytest.mark.parametrize("imported", [True, False])
+@in_fork
+def test_after_uninstalling_interpreted_kernels_are_nobodys_business(watch: Watch, imported: bool) -> None:
+    import importlib
+
+    if imported:
+        importlib.import_module("triton.runtime.interpreter")
+    watch.monitors.disarm()
+    make_interpreted()
+    interpreter = importlib.import_module("triton.runtime.interpreter")
+    assert watch.state == ("unproven", "")
+    assert not hasattr(interpreter.InterpretedFunction.__init__, "__wrapped__")
+
+
+@in_fork
+def test_a_set_of_monitors_tells_them_what_is_waived(watch: Watch) -> None:
+    from pytest_jitguard.monitors import MonitorSet
+
+    assert [m.waived for m in watch.monitors.monitors] == [frozenset()]
+    waiving = MonitorSet(["triton"], watch.recorder, frozenset({"interpret"}))
+    assert [m.waived for m in waiving.monitors] == [frozenset({"interpret"})]

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from pytest_jitguard.offline import OfflineTarget, parse_target
-from pytest_jitguard.offline.marks import forget_warnings
 
 Install = Callable[..., OfflineTarget]
 
@@ -38,7 +37,6 @@ def offline(triton_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ins
         return installed[-1]
 
     before = snapshot()
-    forget_warnings()
     try:
         yield install
     finally:

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from pytest_jitguard.offline import OfflineResultWarning, OfflineTarget, parse_target  # noqa: E402
+from pytest_jitguard.offline.marks import forget_warnings  # noqa: E402
 
 from . import kernels  # noqa: E402
 
@@ -205,29 +206,25 @@ def test_threads_see_the_gpu(offline: Install) -> None:
         own.start()
 
 
-def test_a_thread_older_than_torch_can_enter(offline: Install) -> None:
-    go, done = threading.Event(), threading.Event()
+def test_a_thread_that_outlives_the_target_has_a_mode_that_does_nothing(offline: Install) -> None:
+    begun, done = threading.Event(), threading.Event()
     seen: list[Any] = []
-    targets: list[OfflineTarget] = []
 
     def work() -> None:
-        go.wait(10)
-        targets[0].enter_thread()
-        targets[0].enter_thread()
         seen.append(torch.ones(1, device="cuda").device)
+        begun.set()
         done.wait(10)
-        seen.append(torch.ones(1).device)  # the mode is still on this thread's stack, and does nothing any more
+        seen.append(torch.ones(1).device)
+        seen.append(len(torch.overrides._get_current_function_mode_stack()))  # still on this thread's stack
 
+    target = offline()
     thread = threading.Thread(target=work)
     thread.start()
-    targets.append(offline())
-    go.set()
-    while not seen:
-        thread.join(0.01)
-    targets[0].uninstall()
+    assert begun.wait(10)
+    target.uninstall()
     done.set()
     thread.join()
-    assert seen == [GPU, CPU]
+    assert seen == [GPU, CPU, 1]
 
 
 def test_a_mode_entered_later_does_not_hinder_removal(offline: Install) -> None:
@@ -352,9 +349,24 @@ def test_writes_are_told_from_reads_through_loops(offline: Install) -> None:
     for written in (out, count):
         with pytest.warns(OfflineResultWarning):
             written.sum().item()
-        from pytest_jitguard.offline.marks import forget_warnings
-
         forget_warnings()
+
+
+def test_each_target_warns_anew(offline: Install) -> None:
+    def warned() -> int:
+        out = torch.zeros(64, device="cuda")
+        kernels.make_copy()[(1,)](torch.ones(64, device="cuda"), out, 64, BLOCK=64)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                out.sum().item()
+        return len(caught)
+
+    target = offline()
+    assert (warned(), warned()) == (1, 0)
+    target.uninstall()
+    offline()
+    assert warned() == 1
 
 
 def test_nothing_is_kept_alive(offline: Install) -> None:

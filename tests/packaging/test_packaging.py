@@ -19,6 +19,11 @@ import pytest
 
 import pytest_jitguard
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = "pytest_jitguard"
 
@@ -71,6 +76,15 @@ def test_the_sdist_holds_what_is_needed_to_test_it(built: tuple[Path, Path]) -> 
     needed = {"pyproject.toml", "README.md", "LICENSE", "conftest.py", "check", "tools/venv", "tests/conftest.py"}
     assert needed <= names
     assert not [name for name in names if ".venvs" in name or name.endswith(".pyc")]
+
+
+def test_each_table_of_the_build_says_what_it_is_for_and_nothing_else() -> None:
+    """Hatchling ignores keys that it does not know, and then guesses what belongs into the wheel."""
+    tables = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]
+    assert tables == {
+        "version": {"path": f"{PACKAGE}/__init__.py"},
+        "build": {"targets": {"wheel": {"packages": [PACKAGE]}, "sdist": {"exclude": ["/.github"]}}},
+    }
 
 
 def _install(wheel: Path, folder: Path, *, isolated: bool) -> Path:

@@ -16,6 +16,8 @@ def _events(run: GuardedRun) -> dict[str, Any]:
 
 
 def test_a_compile_is_blamed_on_the_test_in_which_it_began(guarded: GuardedRun) -> None:
+    # These compiles end only when a later test lets them; nobody waits for that longer than this.
+    guarded.pytester.makeconftest("import pytest_jitguard.session as s; s.LONGEST_WAIT = 0.1")
     guarded.suite(
         """
         import threading
@@ -107,6 +109,42 @@ def test_a_compile_is_blamed_on_the_test_in_which_it_began(guarded: GuardedRun) 
         "endless": "interrupted",
     }
     assert guarded.violations("test_i_begins_and_it_never_ends")[0]["seconds"] is None
+
+
+def test_no_test_finds_what_an_earlier_one_left_compiling(guarded: GuardedRun) -> None:
+    guarded.suite(
+        """
+        guard = pytest.mark.jitguard
+
+        @pytest.fixture(scope="session")
+        def engine():
+            fakejit.launch_in_background("of_the_engine", seconds=0.3)
+            time.sleep(0.05)
+
+        def test_leaves_one_behind():
+            fakejit.launch_in_background("left", seconds=0.3)
+            time.sleep(0.05)
+
+        @guard
+        def test_uses_what_was_left():
+            fakejit.launch("left", seconds=0.3)
+
+        @guard
+        def test_engine_once(engine):
+            fakejit.launch("of_the_engine", seconds=0.3)
+
+        @guard
+        def test_engine_twice(engine):
+            fakejit.launch("of_the_engine", seconds=0.3)
+        """
+    )
+    guarded.run()
+    assert guarded.verdicts() == {
+        "test_leaves_one_behind": "unguarded",
+        "test_uses_what_was_left": "violated",
+        "test_engine_once": "clean",
+        "test_engine_twice": "clean",
+    }
 
 
 SLEEPER = """

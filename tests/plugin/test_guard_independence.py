@@ -32,8 +32,8 @@ def test_two_tests_of_one_unwarmed_kernel_are_both_violated(guarded: GuardedRun)
     guarded.suite(SUITE)
     guarded.run()
     assert guarded.verdicts() == EXPECTED
-    assert "first compiled by" not in guarded.violations("test_a")[0]["message"]
-    assert "first compiled by test_suite.py::test_a" in guarded.violations("test_b")[0]["message"]
+    assert "first served by" not in guarded.violations("test_a")[0]["message"]
+    assert "first served by test_suite.py::test_a" in guarded.violations("test_b")[0]["message"]
     assert guarded.report["order_dependent"] is False
 
 
@@ -111,6 +111,5 @@ def test_loadgroup_suffix_is_no_part_of_the_node_id(guarded: GuardedRun) -> None
     guarded.run("-n1", "--dist=loadgroup")
     assert guarded.verdicts() == {"test_grouped[1@x]": "violated", "test_grouped[2]": "violated"}
     assert (
-        "first compiled by test_suite.py::test_grouped[1@x], whose"
-        in guarded.violations("test_grouped[2]")[0]["message"]
+        "first served by test_suite.py::test_grouped[1@x], whose" in guarded.violations("test_grouped[2]")[0]["message"]
     )

@@ -459,3 +459,26 @@ def test_a_warning_made_an_error_fails_the_test_but_replaces_no_failure(guarded:
     result = _modes(guarded, "warn", "-Werror::pytest_jitguard.outcomes.JitGuardWarning")
     assert _tests(guarded)["test_swallows"] == ("violated", "failed")
     assert "AssertionError: went on" in _section(result, "test_culprit")
+
+
+def test_a_rerun_after_a_failed_fixture_is_judged_by_the_attempt_that_ran(guarded: GuardedRun) -> None:
+    guarded.suite(
+        """
+        tries = []
+
+        @pytest.fixture
+        def flaky_fixture():
+            tries.append(1)
+            assert len(tries) > 1
+
+        @pytest.mark.jitguard
+        def test_at_the_second_try(flaky_fixture): pass
+
+        @pytest.mark.jitguard
+        def test_warm():
+            fakejit.CACHE
+        """
+    )
+    result = guarded.run("-p", "pytest_rerunfailures", "--reruns", "1")
+    assert result.ret == 0
+    assert guarded.verdicts() == {"test_at_the_second_try": "clean", "test_warm": "clean"}

@@ -163,3 +163,52 @@ def test_a_wide_fixture_that_fails_keeps_its_error_and_its_tests_are_errors(guar
     result.assert_outcomes(errors=2, passed=1)
     result.stdout.fnmatch_lines(["*CompileError: engine"])
     assert guarded.verdicts() == {"test_first": "error", "test_second": "error", "test_without": "clean"}
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_what_a_fixture_warms_counts_for_that_set_up_of_it_only(guarded: GuardedRun, first: str) -> None:
+    guarded.pytester.makeconftest(
+        """
+        import fakejit, pytest
+
+        @pytest.fixture(scope="class")
+        def warm(request):
+            for n in request.cls.WARMED:
+                fakejit.launch("k", n=n)
+
+        @pytest.fixture(scope="module")
+        def engine(request):
+            for n in request.param:
+                fakejit.launch("e", n=n)
+        """
+    )
+    bodies = {
+        "a": ("[16, 32]", "(16, 32)"),
+        "b": ("[16]", "(16,)"),
+    }
+    for name, (warmed, engine) in bodies.items():
+        guarded.suite(
+            f"""
+            @pytest.mark.jitguard
+            @pytest.mark.usefixtures("warm")
+            class Test{name.upper()}:
+                WARMED = {warmed}
+                def test_class_{name}(self):
+                    fakejit.launch("k", n=32)
+
+            @pytest.mark.jitguard
+            @pytest.mark.parametrize("engine", [{engine}], indirect=True)
+            def test_parameter_{name}(engine):
+                fakejit.launch("e", n=32)
+            """,
+            f"test_{name}.py",
+        )
+    second = "b" if first == "a" else "a"
+    guarded.run(f"test_{first}.py", f"test_{second}.py")
+    verdicts = {name.partition("[")[0]: verdict for name, verdict in guarded.verdicts().items()}
+    assert verdicts == {
+        "test_class_a": "clean",
+        "test_parameter_a": "clean",
+        "test_class_b": "violated",
+        "test_parameter_b": "violated",
+    }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,12 +53,20 @@ def test_paid_debt_is_told_with_the_baseline(tmp_path: Path, capsys: pytest.Capt
     assert "paid-debt: known debt did not show any more: triton:layer.gone (never warmed)" in capsys.readouterr().out
 
 
+def test_of_several_runs_the_last_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, process in (("run-1", gap()), ("run-2", clean())):
+        (tmp_path / name).mkdir()
+        process.write(tmp_path / name)
+    os.utime(tmp_path / "run-1", (1, 1))
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"{tmp_path} holds 2 runs; this is the last, run-2"
+
+
 @pytest.mark.parametrize(
     ("prepare", "arguments", "message"),
     [
         ("", ["gone"], "gone is not a folder; expected the journal folder of a run"),
         ("empty", ["."], "holds no journals (*.jsonl); expected the journal folder of a run"),
-        ("runs", ["."], "holds no journals (*.jsonl); expected one of its runs, such as run-2"),
         ("run", [".", "--baseline", "gone"], "cannot read the baseline gone"),
         ("run", [".", "--baseline", "bad"], "the baseline bad is not JSON"),
         ("run", [".", "--json", "/dev/null/x/report.json"], "cannot write the report"),
@@ -75,9 +84,6 @@ def test_what_cannot_be_done_is_said(
     if prepare == "run":
         clean().write(tmp_path)
         Path("bad").write_text("{")
-    for name in ("run-1", "run-2") if prepare == "runs" else ():
-        Path(name).mkdir()
-        clean().write(tmp_path / name)
     assert main(["report", *arguments]) == 2
     assert message in capsys.readouterr().err
 

@@ -31,12 +31,12 @@ layer.wna16_gemm.warmup(BLOCK_SIZE_M=64)
 ```text
 tests/test_moe.py::test_large:
   wna16_gemm (triton) compiled in 0.83 s while serving: BLOCK_SIZE_M 16 → 64
-    BLOCK_SIZE_M: 16 → 64
+    changed  BLOCK_SIZE_M: 16 → 64
     launched examples/wna16_moe/layer.py:88:gemm
 
 tests/test_moe.py::test_larger:
   wna16_gemm (triton) compiled in 0.55 s while serving: BLOCK_SIZE_M 16 → 64
-    BLOCK_SIZE_M: 16 → 64
+    changed  BLOCK_SIZE_M: 16 → 64
     launched examples/wna16_moe/layer.py:88:gemm
 ```
 
@@ -110,3 +110,14 @@ def test_append_keeps_what_is_there_and_leaves_room(tmp_path: Path) -> None:
     markdown.append(path, "two \udc80\n")
     assert path.read_text() == "one\n\ntwo ?\n"
     assert markdown.room_in(path) == markdown.LIMIT - len("one\n\ntwo ?\n")
+
+
+def test_imports_are_said_once_and_advice_once_for_a_kernel() -> None:
+    process = FakeProcess().environment().monitor()
+    process.test("a.py::test", 64, 128)
+    for record in process.records:
+        for number, violation in enumerate(record["violations"] if record["record"] == "verdict" else ()):
+            violation |= {"cure": f"import torch\n\nk.warmup({number})", "advice": "possible instead"}
+    text = markdown.render(build([process.finish().raw]))
+    assert "```python\nimport torch\n\nk.warmup(0)\nk.warmup(1)\n```" in text
+    assert text.count("possible instead") == 1

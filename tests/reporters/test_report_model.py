@@ -97,7 +97,9 @@ def test_document_has_every_member_that_the_issue_names() -> None:
     assert {"nodeid", "outcome", "mode", "verdict", "allowed", "violations", "evidence"} <= set(test)
     wanted = "event system kind kernel module seconds pid phase message never_warmed changes launch_site called_from"
     assert set(wanted.split()) <= set(test["violations"][0])
-    assert test["violations"][0]["changes"] == [{"component": "BLOCK_SIZE_M", "warmed": "16", "served": "64"}]
+    assert test["violations"][0]["changes"] == [
+        {"component": "BLOCK_SIZE_M", "warmed": "16", "served": "64", "text": "16 → 64"}
+    ]
     wanted = "id system kind status kernel module phase started seconds pid host rank role artifact_hash"
     assert set(wanted.split()) <= set(document["events"][0])
     assert {"monitors_armed", "processes", "warmup_events", "launches", "expected"} == set(test["evidence"])

@@ -3,14 +3,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from report_builders import FakeProcess, gap
+from report_builders import LAYER, FakeProcess, gap
 
 from pytest_jitguard.core.baseline import Baseline, Debt
+from pytest_jitguard.core.kinds import deeds
 from pytest_jitguard.core.policy import Allowance, Policy
 from pytest_jitguard.core.settings import Settings
 from pytest_jitguard.core.verdicts import Verdict, Violation
 from pytest_jitguard.reporters import terminal
-from pytest_jitguard.reporters.groups import deeds, file_and_line, group_violations
+from pytest_jitguard.reporters.groups import file_and_line, group_violations
 from pytest_jitguard.reporters.model import RunReport, build
 
 
@@ -44,8 +45,8 @@ def test_header_of_a_plain_run_and_of_a_rich_one() -> None:
     ("status", "cause", "expected"),
     [
         ("ok", "", "triton 3.9.0 armed; warmup 3.20 s: 1 compiled, 0 loaded from disk, 0 autotuned"),
-        ("failed", "boom\nbang", "triton 3.9.0 armed; warmup failed after 3.20 s: boom bang"),
-        ("timeout", "step 2", "triton 3.9.0 armed; warmup ran out of time after 3.20 s: step 2"),
+        ("failed", "warmup w failed:\nboom", "triton 3.9.0 armed; warmup w failed: boom"),
+        ("timeout", "warmup w was stopped", "triton 3.9.0 armed; warmup w was stopped"),
     ],
 )
 def test_one_line_after_the_warmup(status: str, cause: str, expected: str) -> None:
@@ -82,12 +83,12 @@ def test_verbose_summary_of_a_gap_has_the_cure_once() -> None:
         "unexpected: 2 compiles in 2 of 3 guarded tests, 1.38 s together",
         "wna16_gemm: 2 compiles in 2 tests, 1.38 s: BLOCK_SIZE_M 16 → 64 (examples/wna16_moe/layer.py:88)",
         "  tests/test_moe.py::test_large: wna16_gemm (triton) compiled in 0.83 s while serving: BLOCK_SIZE_M 16 → 64",
-        "    BLOCK_SIZE_M: 16 → 64",
+        "    changed  BLOCK_SIZE_M: 16 → 64",
         "    launched examples/wna16_moe/layer.py:88:gemm",
-        "    add this to the warmup:",
-        "      layer.wna16_gemm.warmup(BLOCK_SIZE_M=64)",
         "  tests/test_moe.py::test_larger: wna16_gemm (triton) compiled in 0.55 s while serving: BLOCK_SIZE_M 16 → 64",
         "    as above",
+        "  add this to the warmup:",
+        "    layer.wna16_gemm.warmup(BLOCK_SIZE_M=64)",
         "pytest (pid 100): warmup 3.20 s: 1 compiled, 0 loaded from disk, 0 autotuned",
         "  suite:warm: ok, 3.20 s",
         "compile caches cold",
@@ -224,3 +225,96 @@ def test_violations_that_fail_no_test_say_why() -> None:
 def test_the_places_are_named() -> None:
     report: RunReport = build([gap().raw])
     assert texts(terminal.summary(report, places={"JSON": "r.json", "journal": ""}))[-1] == "JSON: r.json"
+
+
+def tuned() -> FakeProcess:
+    """A request that tuned a kernel: 3 s, of which its two configs took 2.5 s to compile."""
+    process = FakeProcess().environment().monitor()
+    process.warmup(16)
+    with process.window("serving", "a.py::test", owner="a.py::test", attempt=1):
+        run = process.begin("tuned", "autotune", stack=(LAYER,))
+        parts = [process.compile(64, 1.5, kernel="tuned", parent=run.id), process.begin("tuned", parent=run.id)]
+        process.end(parts[1], 1.0, kind="cache_load", cure="import layer\n\nlayer.tuned.warmup(2)")
+        process.end(run, 3.0, cure="# call it once")
+    verdict = Verdict("a.py::test", "unguarded", mode="fail")
+    process.judge(verdict, [run, *parts], Policy())
+    process.records.append(verdict.to_wire())
+    process.outcome("a.py::test", "call", "failed")
+    return process.finish()
+
+
+def test_an_autotune_run_is_counted_once() -> None:
+    where = "(examples/wna16_moe/layer.py:88)"
+    assert summary(tuned())[:2] == [
+        "unexpected: 1 autotune run in 1 of 1 guarded test, 3.00 s together",
+        f"tuned: 1 autotune run in 1 test, 3.00 s: this kernel was never tuned by the warmup {where}",
+    ]
+    detail = summary(tuned(), verbose=1)[3:7]
+    assert detail == [
+        "    launched examples/wna16_moe/layer.py:88:gemm",
+        "    within   1 compile and 1 load from disk, 2.50 s, one for each config that was tried",
+        "  add this to the warmup:",
+        "    # call it once",
+    ]
+
+
+def test_an_allowed_autotune_run_is_counted_once() -> None:
+    process = FakeProcess().environment().monitor()
+    with process.window("serving", "a.py::test", owner="a.py::test", attempt=1):
+        run = process.begin("tuned", "autotune")
+        parts = [process.compile(block, kernel="tuned", parent=run.id) for block in (1, 2)]
+        process.end(run, 3.0)
+    verdict = Verdict("a.py::test", "unguarded", mode="fail")
+    process.judge(verdict, [run, *parts], Policy(max_events=1))
+    process.records.append(verdict.to_wire())
+    assert "allowed: 1 autotune run (tuned)" in summary(process.finish())
+
+
+def test_imports_of_several_entries_are_said_once() -> None:
+    process = FakeProcess().environment().monitor()
+    process.test("a.py::test_1", 64, 128)
+    record = next(record for record in process.records if record["record"] == "verdict")
+    for number, violation in enumerate(record["violations"]):
+        violation["cure"] = f"import torch\n\nk.warmup({number})"
+    lines = summary(process.finish(), verbose=1)
+    at = lines.index("  add this to the warmup:")
+    assert lines[at + 1 : at + 5] == ["    import torch", "", "    k.warmup(0)", "    k.warmup(1)"]
+
+
+def test_the_warmup_of_several_processes() -> None:
+    workers = [FakeProcess("xdist worker", pid, f"image{pid}").monitor() for pid in (1, 2)]
+    for worker in workers:
+        worker.warmup(16)
+    workers[0].warmup(label="warmup:mine")
+    document = build([worker.raw for worker in workers]).document
+    assert texts(terminal.after_warmup(document["monitors"], document["warmup"])) == [
+        "jitguard: triton 3.9.0 armed; warmup 3.20 s in 2 processes: 2 compiled, 0 loaded from disk, 0 autotuned"
+    ]
+
+
+def failed_warmup(lines: int) -> FakeProcess:
+    process = FakeProcess().environment().monitor()
+    cause = "warmup suite:warm failed after 1.00 s: boom"
+    process.warmup(status="failed", cause=cause, detail="\n".join(f"frame {n}" for n in range(lines)))
+    process.outcome("a.py::test", "setup", "failed")
+    return process
+
+
+def test_the_end_of_a_failed_warmups_traceback_is_always_shown() -> None:
+    lines = summary(failed_warmup(100).finish())
+    assert len(lines) <= 20
+    assert [line for line in lines if "frame" in line] == [f"  frame {n}" for n in range(86, 100)]
+    assert "  … (-v shows all)" in lines
+    assert "    frame 0" in summary(failed_warmup(100).finish(), verbose=1)
+    assert "  frame 0" in summary(failed_warmup(2).finish())
+
+
+def test_problems_and_a_traceback_keep_to_twenty_lines() -> None:
+    process, second = everything()
+    process.warmup(status="failed", cause="warmup w failed", detail="\n".join(f"frame {n}" for n in range(50)))
+    report = build([process.raw, second.raw])
+    lines = texts(terminal.summary(report, problems=["JSON r.json could not be written: disk full"]))
+    assert lines[0] == "JSON r.json could not be written: disk full"
+    assert len(lines) <= 20
+    assert "  frame 49" in lines
+    assert any(line.startswith("… and 41 more kernels") for line in lines)

@@ -307,7 +307,8 @@ def test_a_warmup_path_that_leads_nowhere_is_a_usage_error(
     path: str, parts: tuple[str, ...], warmups: GuardedRun
 ) -> None:
     extra = ("-p", "xdist", "-n", "2") if path.endswith(":god") else ()
-    refused(warmups, f"--jitguard-warmup={path}", *extra, parts=(f"ERROR: jitguard: warmup '{path}'", *parts))
+    named = (f"ERROR: jitguard: warmup '{path}'", "(set by --jitguard-warmup, a [[warmup]] table or")
+    refused(warmups, f"--jitguard-warmup={path}", *extra, parts=(*named, *parts))
     assert warmups.report["verdict"] == "usage-error"
     assert not ran(warmups)
 
@@ -316,7 +317,7 @@ def test_a_warmup_path_that_leads_nowhere_is_a_usage_error(
     ("path", "cause", "extra"),
     [
         ("warmups:raises", "warmup warmups:raises failed after *: RuntimeError: no weights here", XDIST_ARGS),
-        ("warmups:hangs", "warmup warmups:hangs was stopped after *: over its limit of 0.5 s, in hangs (*", ()),
+        ("warmups:hangs", "warmup warmups:hangs was stopped: over its limit of 0.5 s, in hangs (*", ()),
     ],
 )
 def test_a_failed_warmup_fails_the_session_and_its_guarded_tests_only(
@@ -326,7 +327,7 @@ def test_a_failed_warmup_fails_the_session_and_its_guarded_tests_only(
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=1, errors=1)
     assert not ran(warmups)
-    result.stdout.fnmatch_lines([f"*jitguard: *warmup*{'ran out of time' if 'hangs' in path else 'failed'}*"])
+    result.stdout.fnmatch_lines([f"*jitguard: *warmup*{'was stopped' if 'hangs' in path else 'failed'}*"])
     result.stdout.fnmatch_lines([f"warmup-failed: {cause}"])
     result.stdout.fnmatch_lines([f"*not run: {cause}"])
     assert result.stdout.str().count("\nwarmup-failed:") == 1
@@ -527,3 +528,11 @@ def test_the_report_of_a_usage_error_of_pytest_itself_says_so(guarded: GuardedRu
     assert json.loads((guarded.path / "report.json").read_text())["verdict"] == "usage-error"
     assert "no_such_file.py" in guarded.report["reasons"][0]
     result.stdout.no_fnmatch_line("*nothing-guarded*")
+
+
+def test_options_of_a_guard_that_is_off_are_told(guarded: GuardedRun) -> None:
+    guarded.suite("def test_it(): pass")
+    told = guarded.run("--jitguard-offline=cuda:90", on=False)
+    told.stdout.fnmatch_lines(["*jitguard is off, so that --jitguard-offline does nothing: add --jitguard"])
+    silent = guarded.run("--jitguard-mode=warn", "--no-jitguard", on=False)
+    assert "jitguard is off" not in silent.stdout.str()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_jitguard.core.settings import Settings, WarmupCall
-from pytest_jitguard.warmup.plan import Step, WarmupContext, WarmupPathError, call_step, plan, resolve
+from pytest_jitguard.warmup.plan import Step, WarmupContext, WarmupPathError, call_step, plan_step, resolve
 
 MODULES = {
     "wp_good.py": "class Layers:\n  @staticmethod\n  def warm(): return 'warmed'\ndef warmup(): pass\nVALUE = 3\n",
@@ -91,7 +91,7 @@ class TestResolve:
         assert not isinstance(caught.value, WarmupPathError)
 
     def test_plan_keeps_order_and_arguments(self, modules: Path) -> None:
-        steps = plan([WarmupCall("wp_good:warmup", {"size": 2}), WarmupCall("wp_pkg.inner:warm")])
+        steps = [plan_step(WarmupCall("wp_good:warmup", {"size": 2})), plan_step(WarmupCall("wp_pkg.inner:warm"))]
         assert [(step.path, dict(step.kwargs)) for step in steps] == [
             ("wp_good:warmup", {"size": 2}),
             ("wp_pkg.inner:warm", {}),

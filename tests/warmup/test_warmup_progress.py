@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.core.kinds import KINDS
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.warmup.progress import Progress
 
@@ -29,8 +30,8 @@ def test_what_compiles_how_many_and_seconds() -> None:
     terminal.now += 12.34
     terminal.begin("2", "fused_moe_kernel")
     assert terminal.lines == [
-        "jitguard warmup: 0 variants, compiling k (0.0 s)",
-        "jitguard warmup: 1 variant, compiling fused_moe_kernel (12.3 s)",
+        "jitguard warmup: 0 variants, k: compiling (0.0 s)",
+        "jitguard warmup: 1 variant, fused_moe_kernel: compiling (12.3 s)",
     ]
 
 
@@ -43,21 +44,29 @@ def test_a_hundred_variants_of_one_kernel_do_not_flood() -> None:
     assert 2 <= len(terminal.lines) <= 4
     terminal.now += 1
     terminal.begin("last")
-    assert terminal.lines[-1] == "jitguard warmup: 100 variants, compiling k (2.0 s)"
+    assert terminal.lines[-1] == "jitguard warmup: 100 variants, k: compiling (2.0 s)"
 
 
 def test_a_kernel_not_shown_yet_is_never_held_back() -> None:
     terminal = Terminal()
     terminal.end(terminal.begin("1", "quick"))
     terminal.begin("2", "takes_minutes")
-    assert "compiling takes_minutes" in terminal.lines[-1]
+    assert "takes_minutes: compiling" in terminal.lines[-1]
 
 
 def test_autotuning_is_shown_again_after_the_compile_inside() -> None:
     terminal = Terminal()
     terminal.begin("1", "tuned", "autotune")
     terminal.end(terminal.begin("2", "tuned"))
-    assert terminal.lines[-1] == "jitguard warmup: 1 variant, autotuning tuned (0.0 s)"
+    assert terminal.lines[-1] == "jitguard warmup: 1 variant, tuned: tuning (0.0 s)"
+
+
+def test_every_kind_is_told_in_words() -> None:
+    terminal = Terminal()
+    for kind in KINDS:
+        terminal.end(terminal.begin(kind, kind="lock_wait" if kind == "compile" else kind))
+    assert all(": " in line and "_" not in line.partition(": ")[2] for line in terminal.lines if "k: " in line)
+    assert "k: loading from disk" in "".join(terminal.lines)
 
 
 def test_only_variants_count() -> None:
