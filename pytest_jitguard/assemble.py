@@ -90,7 +90,7 @@ def build(config: pytest.Config, settings: Settings) -> Process:
 def _watch(config: pytest.Config, process: Process) -> None:
     journal = process.journal
     recorder = Recorder(journal.image, journal.write, host=platform.node(), role=process.role, rank=journal.rank)
-    monitors = MonitorSet(process.settings.monitors, recorder)
+    monitors = MonitorSet(process.settings.monitors, recorder, frozenset(process.settings.waive))
     process.undo.append(monitors.disarm)
     monitors.arm()
     process.session = GuardSession(

@@ -79,8 +79,8 @@ class Display:
             verbose=self.config.get_verbosity(),
             width=terminalreporter._tw.fullwidth,
             places=self._places(),
+            problems=self.problems,
         )
-        lines = [*((problem, {"red": True, "bold": True}) for problem in self.problems), *lines]
         if not lines:
             return
         terminalreporter.write_sep("=", "jitguard")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_jitguard import groups, marks
-from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.core.events import CompileEvent, topmost
 from pytest_jitguard.core.policy import Allowance, Policy
 from pytest_jitguard.core.residency import SHARED
 from pytest_jitguard.core.settings import Settings, WarmupCall
@@ -314,7 +314,7 @@ def _conftests(config: pytest.Config) -> set[str]:
 def _set_properties(item: pytest.Item, verdict: Verdict) -> None:
     """Set the JUnit properties; a rerun replaces those of the attempt before."""
     kernels = sorted({v.event.kernel for v in verdict.violations if v.event})
-    compiles = sum(v.event is not None for v in verdict.violations)
+    compiles = len(topmost([v.event for v in verdict.violations if v.event]))
     values = {"verdict": verdict.verdict, "compiles": compiles, "kernels": ",".join(kernels)}
     item.user_properties[:] = [p for p in item.user_properties if not str(p[0]).startswith("jitguard.")]
     item.user_properties.extend((f"jitguard.{name}", value) for name, value in values.items())

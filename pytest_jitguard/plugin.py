@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from pytest_jitguard.fixtures import JitGuard
 
 _HELP = ("help", "version")
-_DRY_RUNS = (*_HELP, "collectonly", "setupplan", "setuponly", "showfixtures", "show_fixtures_per_test", "markers", "cacheshow")
+_DRY_RUNS = (
+    *_HELP,
+    "collectonly",
+    "setupplan",
+    "setuponly",
+    "showfixtures",
+    "show_fixtures_per_test",
+    "markers",
+    "cacheshow",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

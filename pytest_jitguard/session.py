@@ -22,7 +22,6 @@ from pytest_jitguard.core.settings import Settings
 from pytest_jitguard.core.verdicts import Served, Verdict, Violation, judge
 from pytest_jitguard.monitors import Monitor, MonitorSet
 
-
 LONGEST_WAIT = 10.0
 """Seconds for which the end of a warmup or a test waits for compiles that it left running on other threads."""
 

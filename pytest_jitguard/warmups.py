@@ -14,6 +14,7 @@ from pytest_jitguard.warmup.plan import Step, WarmupContext
 from pytest_jitguard.warmup.progress import Progress
 from pytest_jitguard.warmup.runner import WarmupResult, run
 
+
 class Warmups:
     """The warmups of one process. `write` rewrites the progress line."""
 

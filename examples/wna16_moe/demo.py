@@ -47,8 +47,9 @@ def explain_one(report: dict[str, Any], *, with_cure: bool) -> None:
     for test, violation in told[:1]:
         print(f"\nOne of them in full, of {test['nodeid'].rpartition('::')[2]} (without --tb=no pytest shows all):\n")
         print(violation["message"], *(f"  {line}" for line in detail(violation)), sep="\n")
-        entry = violation["cure"].splitlines() if with_cure else []
-        print(*(["", "  add this to the warmup:"] if entry else []), *(f"    {e}".rstrip() for e in entry), sep="\n")
+        if with_cure:
+            entry = (f"    {line}".rstrip() for line in violation["cure"].splitlines())
+            print("", "  add this to the warmup:", *entry, sep="\n")
 
 
 def _compiled(done: tuple[int, dict[str, Any]]) -> tuple[int, dict[int, int]]:
@@ -67,23 +68,21 @@ def main() -> int:
         folder,
     )
     explain_one(small[1], with_cure=True)
-    print("\nThis is red, as it should be: whoever sends the first large request pays for both GEMMs.")
+    print("\nExpected: red. Whoever sends the first large request pays for both GEMMs.")
     large = run(
-        "2. Half a cure, one batch of 500 tokens as well: 2 of the kernel's 12 variants are warm now. Each J says what\n"
-        "   has changed for it: the block size, or whether a number that follows the tokens is divisible by 16.",
+        "2. Half a cure, one batch of 500 tokens as well: 2 of the kernel's 12 variants are warm now. Each J says\n"
+        "   what has changed: the block size, or whether a number that follows the tokens is divisible by 16.",
         "warmup_with_a_large_batch",
         folder,
     )
     explain_one(large[1], with_cure=False)
-    print("\nThis is red, as it should be: a large batch warms its own class of sizes only.")
+    print("\nExpected: red. A large batch warms its own class of sizes only.")
     cured = run(
         "3. The warmup that covers, six token counts, one for each pair of variants: no J is to be seen.",
         "warmup_that_covers",
         folder,
     )
-    print(
-        "\nThis is green, as it should be: 12 variants were warmed, kernels launched, and none compiled while serving."
-    )
+    print("\nExpected: green. 12 variants were warmed, kernels were launched, none was compiled while serving.")
     checks = {
         "Run 1 failed: requests of 25, 28, 500, 501 and 1024 tokens compiled two kernels each.": (
             _compiled(small) == (1, SMALL)

@@ -62,8 +62,12 @@ def explain(event: CompileEvent, background: Background) -> Explanation:
 
 
 def _comparable(warmed: CompileEvent, event: CompileEvent) -> bool:
-    """Tuning keys and specialization keys name different things; a load is comparable to a compile."""
-    return (warmed.kind == "autotune") == (event.kind == "autotune")
+    """Tuning keys and specialization keys name different things; a load is comparable to what it is a load of."""
+    return _is_tuning(warmed) == _is_tuning(event)
+
+
+def _is_tuning(event: CompileEvent) -> bool:
+    return event.kind == "autotune" or (event.key is not None and any(c.role == "tuning" for c in event.key.components))
 
 
 def _called_from(stack: Sequence[str], test_files: Collection[str]) -> str:

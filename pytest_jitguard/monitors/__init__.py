@@ -39,6 +39,8 @@ class Monitor:
     name: ClassVar[str]
     target: ClassVar[str]
     can_forget: ClassVar[bool] = False
+    waived: frozenset[str] = frozenset()
+    """The findings that this run waived, by name."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
@@ -91,10 +93,12 @@ class Monitor:
 class MonitorSet:
     """The monitors of one process."""
 
-    def __init__(self, names: Sequence[str], recorder: Recorder) -> None:
+    def __init__(self, names: Sequence[str], recorder: Recorder, waived: frozenset[str] = frozenset()) -> None:
         self.explicit = tuple(name for name in names if name != "auto")
         wanted = [*BUILTIN] if "auto" in names else []
         self.monitors = [load(name)(recorder) for name in dict.fromkeys([*wanted, *self.explicit])]
+        for monitor in self.monitors:
+            monitor.waived = waived
         self._pending: list[Monitor] = []
         self._armed = False
 

@@ -9,6 +9,7 @@ an object with `__bool__` learns of the beginning as well. A compile that raises
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 import threading
 import time
@@ -24,13 +25,13 @@ from pytest_jitguard.core.keys import Change, SpecializationKey
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.monitors import Monitor
 from pytest_jitguard.monitors._frames import find_frame, frames_of, hidden_folders, stack_of
-from pytest_jitguard.monitors._patch import PatchSet
 from pytest_jitguard.monitors._triton_canary import compile_canary, is_canary, tuning_canary
 from pytest_jitguard.monitors._triton_entry import NOT_BY_WARMUP, Entry
 from pytest_jitguard.monitors._triton_keys import key_of, launch_of, scalar_advice, tuning_key
-from pytest_jitguard.monitors._triton_listener import Listener
-from pytest_jitguard.monitors._triton_lookups import Lookups, names_of
+from pytest_jitguard.monitors._triton_listener import Seat
+from pytest_jitguard.monitors._triton_lookups import Lookups, full_name, names_of
 from pytest_jitguard.monitors._triton_tuning import tuning_entry
+from pytest_jitguard.patching import PatchSet, when_imported
 
 _NEAR = 12
 """How many frames may lie between a hook and the function of Triton that it belongs to."""
@@ -102,7 +103,7 @@ class TritonMonitor(Monitor):
         self._names: dict[str, tuple[str, str]] = {}
         self._proven: tuple[Any, Any] | None = None
         self._canary_tries = 0
-        self._canary_seen = False
+        self._canary_begun = self._canary_seen = False
 
     # -- hooking in and out --------------------------------------------------------------------------------------------
 
@@ -129,10 +130,14 @@ class TritonMonitor(Monitor):
         for chain, hook in self._load_hooks():
             chain.add(hook)
             self._patches.on_undo(functools.partial(chain.remove, hook))
-        listener = Listener(self, knobs.compilation)
-        knobs.compilation.listener = listener
-        self._patches.on_undo(lambda: listener.take_out(knobs.compilation))
+        if hasattr(JITFunction, "_do_compile"):
+            self._patches.wrap(JITFunction, "_do_compile", self._missed)
+        self._seat = Seat(self, knobs.compilation)
+        self._seat.take()
+        self._patches.on_undo(self._seat.leave)
         self._patches.on_undo(self._lookups.recall_all)
+        if "interpret" not in self.waived:
+            when_imported("triton.runtime.interpreter", self._interpreter_imported)
 
     def _load_hooks(self) -> list[tuple[Any, Callable[..., None]]]:
         hooks = {"kernel_load_start_hook": self._load_starts, "kernel_load_end_hook": self._load_ends}
@@ -149,6 +154,32 @@ class TritonMonitor(Monitor):
             self._guarded("the making of a kernel", add, thing)
 
         return made
+
+    def _missed(self, do_compile: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+        """Sit on top again before a launch compiles: whoever came meanwhile may not ask us whether we are there.
+
+        A direct `triton.compile` does not come through here. What comes over it is seen to by the next launch that
+        misses, or the next canary; until then a listener on top of ours may hide that it began, or that it failed.
+        """
+        self._guarded("the listener's place", self._seat.take)
+        return do_compile(function, *args, **kwargs)
+
+    def _interpreter_imported(self, interpreter: ModuleType) -> None:
+        """Watch for kernels that are never compiled, because `TRITON_INTERPRET` was set after we looked at it."""
+        if self._seat.monitor is None:  # uninstalled; a hook for an import cannot be taken back
+            return
+        self._guarded("the import of the interpreter", self._watch_interpreted, interpreter.InterpretedFunction)
+
+    def _watch_interpreted(self, kind: type) -> None:
+        self._patches.wrap(kind, "__init__", self._made(self._interpreted))
+        for thing in [thing for thing in gc.get_objects() if issubclass(type(thing), kind)]:
+            if not names_of(thing)[1].startswith("triton."):  # made while Triton was imported, and nobody's kernel
+                self._interpreted(thing)
+
+    def _interpreted(self, kernel: Any) -> None:
+        self.blind(
+            f"a kernel ({full_name(kernel)}) was made under TRITON_INTERPRET=1: interpreted kernels compile nothing"
+        )
 
     def _guarded(self, what: str, action: Callable[..., Any], *args: Any) -> Any:
         """Call something of ours from inside the library: what goes wrong there makes us blind, not the user fail."""
@@ -186,7 +217,9 @@ class TritonMonitor(Monitor):
         here = self._here
         self._close_raised(here, frame)
         opened = _OpenCompile(frame, src)
-        if not is_canary(src):
+        if is_canary(src):
+            self._canary_begun = True
+        else:
             given = frame.f_locals
             opened.target, opened.options = given.get("target"), _options(given.get("options"))
             opened.origin = self._origin(frame, src)
@@ -446,18 +479,35 @@ class TritonMonitor(Monitor):
         if self._canary_tries >= _CANARY_TRIES:
             return
         for canary in (compile_canary, tuning_canary):
-            self._canary_seen = False
-            try:
-                canary()
-            except Exception as error:  # noqa: BLE001 - whatever keeps the canary from flying is a finding, not an error
-                self._canary_tries += 1
-                self.detail = f"the canary could not be compiled: {type(error).__name__}: {error}"
-                self.state = "unproven"
+            if not self._flies(canary):
                 return
-            if not self._canary_seen:
-                self.blind(f"a canary through {canary.__doc__} was not seen")
+        if not self._canary_begun:
+            # Somebody's listener on top of ours hands on the end, and keeps the truth test to itself.
+            self._seat.take()
+            if not self._flies(compile_canary):
                 return
-        self._proven, self._canary_tries, self.state, self.detail = now, 0, "armed", ""
+            if not self._canary_begun:
+                self.blind("the beginning of a compile is not seen")
+                return
+        if self.state != "blind":
+            now = (self._knobs.compilation.listener, vars(self._tuner).get("_bench"))
+            self._proven, self._canary_tries, self.state, self.detail = now, 0, "armed", ""
+
+    def _flies(self, canary: Callable[[], None]) -> bool:
+        """Tell whether a canary was sent and seen; if not, the state says so."""
+        self._canary_seen = False
+        if canary is compile_canary:
+            self._canary_begun = False
+        try:
+            canary()
+        except Exception as error:  # noqa: BLE001 - whatever keeps the canary from flying is a finding, not an error
+            self._canary_tries += 1
+            self.detail = f"the canary could not be compiled: {type(error).__name__}: {error}"
+            self.state = "unproven"
+            return False
+        if not self._canary_seen:
+            self.blind(f"a canary through {canary.__doc__} was not seen")
+        return self._canary_seen
 
 
 def _running(ident: int) -> set[int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_jitguard.core.events import CompileEvent
-from pytest_jitguard.core.verdicts import VERDICTS, worst
+from pytest_jitguard.core.explain import Background, explain
+from pytest_jitguard.core.kinds import FAILING_KINDS
+from pytest_jitguard.core.phases import WARMING_PHASES
+from pytest_jitguard.core.verdicts import VERDICTS, Violation, worst
 from pytest_jitguard.reporters.reading import Process, Record
 
 _OUTCOMES = ("unknown", "rerun", "passed", "xpassed", "skipped", "xfailed", "interrupted", "failed")
@@ -28,6 +31,7 @@ class Attempt:
     """One attempt of a test in one process."""
 
     process: Process
+    nodeid: str
     number: int
     verdict: Record | None = None
     outcomes: dict[str, tuple[str, bool]] = field(default_factory=dict)
@@ -85,7 +89,7 @@ def attempts_by_test(processes: Iterable[Process]) -> Tests:
 
 
 def _at(process: Process, attempts: dict[tuple[str, int], Attempt], nodeid: str, number: int) -> Attempt:
-    return attempts.setdefault((nodeid, number), Attempt(process, number))
+    return attempts.setdefault((nodeid, number), Attempt(process, nodeid, number))
 
 
 def _take_verdicts(process: Process, attempts: dict[tuple[str, int], Attempt]) -> None:
@@ -165,12 +169,29 @@ def _joined(
         for item in (attempt.verdict or {}).get(name, ()):
             if isinstance(item, Mapping):
                 joined.setdefault(item.get("event") or item.get("message"), {**blank, **item})
+    for item in _left_unjudged(attempts) if name == "violations" else ():
+        joined.setdefault(item["event"], {**blank, **item})
     for item in joined.values():
         # What was still running when it was judged has its seconds from the event's end.
         event = events.get(str(item["event"]))
         if event is not None and event.seconds is not None:
             item["seconds"] = event.seconds
     return list(joined.values())
+
+
+def _left_unjudged(attempts: Sequence[Attempt]) -> Iterator[dict[str, Any]]:
+    """Tell what a call had served when its process died: nobody was left to judge it, and it may be the cause."""
+    for attempt in attempts:
+        if not attempt.interrupted or attempt.was_judged:
+            continue
+        process = attempt.process
+        placed = [(event, process.place(event)) for event in process.events]
+        warmed = [e for e, p in placed if p.phase in WARMING_PHASES and e.status == "ok"]
+        for event, place in placed:
+            mine = place.served and bare_nodeid(place.owner) == attempt.nodeid and place.attempt == attempt.number
+            if mine and event.kind in FAILING_KINDS:
+                explanation = explain(event, Background(warmed=warmed))
+                yield Violation.of(event, explanation, event.started, place.label).to_wire()
 
 
 def _evidence(record: Record, attempts: Sequence[Attempt]) -> dict[str, Any]:

@@ -139,3 +139,14 @@ def test_what_two_values_have_in_common_is_said_once() -> None:
 def test_an_event_without_a_key_is_not_said_to_be_the_same() -> None:
     served = CompileEvent("e", "triton", "k", "m", 0.0, kind="autotune", ended=1.0, status="failed")
     assert cause(served, event(kind="autotune")) == "its key is not known"
+
+
+def test_a_stored_tuning_result_is_compared_to_tuning_results() -> None:
+    def tuned(n: str, kind: str) -> CompileEvent:
+        tuning = event(kind=kind, artifact_hash=None)
+        tuning.key = SpecializationKey((Component("n", "tuning", "", n),))
+        return tuning
+
+    served = tuned("80", "cache_load")
+    assert explain(served, Background(warmed=[event()])).never_warmed
+    assert cause(served, event(), tuned("64", "autotune")) == "n 64 → 80"

@@ -124,6 +124,13 @@ def test_overlapping_blocks_close_alone_and_the_strictest_counts(log: PhaseLog) 
     assert log.around(3.5) == [lenient, strict, warming]
 
 
+def test_of_overlapping_blocks_the_strict_one_counts_though_a_lenient_one_came_later(log: PhaseLog) -> None:
+    log.open("serving", "", 0.0, owner="t", attempt=1)
+    log.open("serving", "strict", 1.0, explicit=True, block=True)
+    log.open("serving", "lenient", 2.0, explicit=True, allowed="why", block=True)
+    assert log.place(2.5) == Placed("serving", "t", 1, "strict", served=True)
+
+
 def test_a_block_goes_into_its_callers_own_while_that_is_open(log: PhaseLog) -> None:
     call = log.open("serving", "", 0.0, owner="t", attempt=1)
     mine = log.open("serving", "", 1.0, block=True)

@@ -42,6 +42,21 @@ def slots() -> Any:
     return triton.knobs.compilation
 
 
+def launch_unseen(block: int = 64) -> None:
+    """Launch, and lose the listener between our look at the slot and the compile; put back before anybody looks."""
+    import triton
+
+    def lose(**_: Any) -> None:
+        slots().listener = None
+
+    ours = slots().listener
+    triton.knobs.runtime.jit_cache_hook = lose
+    launch(block=block)
+    triton.knobs.runtime.jit_cache_hook = None
+    assert slots().listener is None
+    slots().listener = ours
+
+
 @in_fork
 def test_the_canary_arms_and_leaves_nothing(watch: Watch) -> None:
     import tempfile
@@ -212,16 +227,13 @@ def test_a_replaced_listener_is_found_by_the_canary(watch: Watch) -> None:
 @in_fork
 def test_a_replaced_listener_is_found_by_what_is_resident(watch: Watch, cold: bool) -> None:
     watch.monitors.prove()
-    ours = slots().listener
     if not cold:
         from triton_kernels import copy
 
         launch()
         watch.settle()
         copy.device_caches.clear()
-    slots().listener = None
-    launch()
-    slots().listener = ours  # put back before anybody looks
+    launch_unseen()
     watch.settle()
     assert watch.state == ("blind", "a resident variant of triton_kernels.copy was announced by no event")
 
@@ -235,14 +247,12 @@ def test_a_replaced_variant_among_others_is_found(watch: Watch) -> None:
     watch.settle()
     (lookup,) = (entry[0] for entry in copy.device_caches.values())
     key = list(lookup)[1]
-    ours, slots().listener = slots().listener, None
     kept = lookup.pop(key)  # alive, so that nobody hears of its death
-    launch(block=64)
+    launch_unseen(block=64)
     moved = lookup.pop(key)
     rest = {name: lookup.pop(name) for name in list(lookup)[1:]}
     lookup[key] = moved  # the same keys in the same order
     lookup.update(rest)
-    slots().listener = ours
     watch.settle()
     assert watch.state[0] == "blind"
     assert kept is not moved
@@ -484,8 +494,8 @@ def test_under_a_stranger_a_compile_that_raises_is_seen(watch: Watch, how: str) 
 def test_under_a_stranger_a_compile_that_still_runs_is_seen(watch: Watch, how: str) -> None:
     import threading
 
-    before_the_assembler(watch, f"touch {watch.folder}/begun; sleep 1")
     watch.monitors.prove()
+    before_the_assembler(watch, f"touch {watch.folder}/begun; sleep 1")
     heard = chained(how)
     thread = threading.Thread(target=launch)
     thread.start()
@@ -555,9 +565,10 @@ def test_below_a_stranger_that_comes_twice_the_first_listener_is_still_called(wa
 @in_fork
 def test_the_canary_gets_the_truth_test_back_from_a_stranger(watch: Watch) -> None:
     import triton
-    from pytest_jitguard.monitors._triton_canary import _any_target
     from triton.compiler import ASTSource
     from triton_kernels import broken
+
+    from pytest_jitguard.monitors._triton_canary import _any_target
 
     watch.monitors.prove()
     heard = chained()
@@ -569,6 +580,22 @@ def test_the_canary_gets_the_truth_test_back_from_a_stranger(watch: Watch) -> No
     assert watch.told() == ["compile broken failed"]
     watch.monitors.prove()
     assert len(heard) == 2
+
+
+@in_fork
+def test_a_direct_compile_below_a_stranger_is_told_at_its_end(watch: Watch) -> None:
+    import triton
+    from triton.compiler import ASTSource
+    from triton_kernels import broken, loose
+
+    from pytest_jitguard.monitors._triton_canary import _any_target
+
+    chained()
+    with pytest.raises(Exception, match="no_such_name"):  # not seen: this one comes through no miss of a launch
+        triton.compile(ASTSource(broken, {"x": "*fp32"}, {}, {}), target=_any_target())
+    triton.compile(ASTSource(loose, {"x": "*i32", "n": "i32"}, {}, {}), target=_any_target())
+    assert watch.told() == ["compile loose"]
+    assert watch.events[0].seconds > 0.01
 
 
 @in_fork

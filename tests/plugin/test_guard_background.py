@@ -189,3 +189,6 @@ def test_timeout_by_thread_ends_the_process_and_the_journal_knows_where(guarded:
         ("test_suite.py::test_compiles_too_long", "interrupted")
     ]
     assert report["events"][0]["status"] == "interrupted"
+    (left,) = report["tests"][0]["violations"]
+    assert (left["kernel"], left["seconds"], left["never_warmed"]) == ("slow", None, True)
+    told.stdout.fnmatch_lines(["*slow*"])

@@ -197,3 +197,19 @@ def gap() -> FakeProcess:
     process.test("tests/test_moe.py::test_larger", 64, seconds=0.55)
     process.test("tests/test_moe.py::test_small")
     return process.finish()
+
+
+def tuned(policy: Policy = Policy()) -> FakeProcess:  # noqa: B008 - frozen
+    """A request that tuned a kernel: 3 s, of which its two configs took 2.5 s to compile."""
+    process = FakeProcess().environment().monitor()
+    process.warmup(16)
+    with process.window("serving", "a.py::test", owner="a.py::test", attempt=1):
+        run = process.begin("tuned", "autotune", stack=(LAYER,))
+        parts = [process.compile(64, 1.5, kernel="tuned", parent=run.id), process.begin("tuned", parent=run.id)]
+        process.end(parts[1], 1.0, kind="cache_load", cure="import layer\n\nlayer.tuned.warmup(2)")
+        process.end(run, 3.0, cure="# call it once")
+    verdict = Verdict("a.py::test", "unguarded", mode="fail")
+    process.judge(verdict, [run, *parts], policy)
+    process.records.append(verdict.to_wire())
+    process.outcome("a.py::test", "call", "failed" if verdict.violated else "passed")
+    return process.finish()

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from report_builders import FakeProcess, gap
+from report_builders import FakeProcess, gap, tuned
 
+from pytest_jitguard.core.policy import Policy
 from pytest_jitguard.reporters import markdown
 from pytest_jitguard.reporters.model import build
 
@@ -121,3 +122,14 @@ def test_imports_are_said_once_and_advice_once_for_a_kernel() -> None:
     text = markdown.render(build([process.finish().raw]))
     assert "```python\nimport torch\n\nk.warmup(0)\nk.warmup(1)\n```" in text
     assert text.count("possible instead") == 1
+
+
+def test_an_autotune_run_is_counted_once() -> None:
+    for policy, told in (
+        (Policy(max_events=1), "- allowed: 1 autotune run of `tuned`"),
+        (Policy(), "| 1 autotune run |"),
+    ):
+        text = markdown.render(build([tuned(policy).raw]))
+        assert told in text
+        assert "layer.tuned.warmup" not in text
+        assert ("within   1 compile and 1 load from disk" in text) is (policy == Policy())

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from report_builders import LAYER, FakeProcess, gap
+from report_builders import FakeProcess, gap, tuned
 
 from pytest_jitguard.core.baseline import Baseline, Debt
 from pytest_jitguard.core.kinds import deeds
@@ -227,22 +227,6 @@ def test_the_places_are_named() -> None:
     assert texts(terminal.summary(report, places={"JSON": "r.json", "journal": ""}))[-1] == "JSON: r.json"
 
 
-def tuned() -> FakeProcess:
-    """A request that tuned a kernel: 3 s, of which its two configs took 2.5 s to compile."""
-    process = FakeProcess().environment().monitor()
-    process.warmup(16)
-    with process.window("serving", "a.py::test", owner="a.py::test", attempt=1):
-        run = process.begin("tuned", "autotune", stack=(LAYER,))
-        parts = [process.compile(64, 1.5, kernel="tuned", parent=run.id), process.begin("tuned", parent=run.id)]
-        process.end(parts[1], 1.0, kind="cache_load", cure="import layer\n\nlayer.tuned.warmup(2)")
-        process.end(run, 3.0, cure="# call it once")
-    verdict = Verdict("a.py::test", "unguarded", mode="fail")
-    process.judge(verdict, [run, *parts], Policy())
-    process.records.append(verdict.to_wire())
-    process.outcome("a.py::test", "call", "failed")
-    return process.finish()
-
-
 def test_an_autotune_run_is_counted_once() -> None:
     where = "(examples/wna16_moe/layer.py:88)"
     assert summary(tuned())[:2] == [
@@ -259,15 +243,7 @@ def test_an_autotune_run_is_counted_once() -> None:
 
 
 def test_an_allowed_autotune_run_is_counted_once() -> None:
-    process = FakeProcess().environment().monitor()
-    with process.window("serving", "a.py::test", owner="a.py::test", attempt=1):
-        run = process.begin("tuned", "autotune")
-        parts = [process.compile(block, kernel="tuned", parent=run.id) for block in (1, 2)]
-        process.end(run, 3.0)
-    verdict = Verdict("a.py::test", "unguarded", mode="fail")
-    process.judge(verdict, [run, *parts], Policy(max_events=1))
-    process.records.append(verdict.to_wire())
-    assert "allowed: 1 autotune run (tuned)" in summary(process.finish())
+    assert "allowed: 1 autotune run (tuned)" in summary(tuned(Policy(max_events=1)))
 
 
 def test_imports_of_several_entries_are_said_once() -> None:

@@ -62,7 +62,8 @@ def test_the_fixture_works_without_the_guard_and_loads_hardly_more(guarded: Guar
 
 
 @pytest.mark.parametrize(
-    "args", [("--collect-only",), ("--setup-plan",), ("--setup-only",), ("--fixtures",), ("--markers",), ("--cache-show",)]
+    "args",
+    [("--collect-only",), ("--setup-plan",), ("--setup-only",), ("--fixtures",), ("--markers",), ("--cache-show",)],
 )
 def test_dry_runs_warm_up_nothing_and_arm_nothing(args: tuple[str, ...], guarded: GuardedRun) -> None:
     guarded.pytester.makepyfile(
