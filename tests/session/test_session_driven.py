@@ -179,7 +179,8 @@ def test_a_lost_hook_is_found_out_at_the_phases_end(drive: Driver) -> None:
 
 
 def test_what_no_event_announced_is_found_out_though_the_hook_is_in_place(drive: Driver) -> None:
-    drive.test("a", lambda: drive.jit.sneak_in("k", n=2))
+    with drive.session.phase("warmup"):
+        drive.jit.sneak_in("k", n=2)
     (monitor,) = drive.monitors
     assert (monitor.state, monitor.detail) == ("blind", "a resident variant k(n=2) was announced by no event")
 
