@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import GuardedRun
+from tests.docs.test_readme import blocks
 
 pytestmark = pytest.mark.gpu
 
@@ -64,6 +65,17 @@ def test_verdicts_are_those_of_the_offline_target(
     assert shape(guarded.report) == shape(on_gpu)
     assert real.ret == offline.ret == (0 if warmup == "warmup_that_covers" else 1)
     assert on_gpu["environment"]["offline"] is None
+
+
+def test_the_entry_that_the_guard_advises_cures_the_readmes_tour(guarded: GuardedRun) -> None:
+    serving, tests = blocks("python", "## A tour")[:2]
+    (guarded.path / "serving.py").write_text(serving)
+    (guarded.path / "test_serving.py").write_text(tests)
+    guarded.run("--jitguard-warmup=serving:warm_up", fake=False).assert_outcomes(failed=1, passed=2)
+    (violation,) = guarded.violations("test_request[500]")
+    body = "\n".join(f"    {line}" for line in violation["cure"].splitlines())
+    (guarded.path / "cured.py").write_text(f"import serving\n\n\ndef warm_up():\n    serving.warm_up()\n{body}\n")
+    guarded.run("--jitguard-warmup=cured:warm_up", fake=False).assert_outcomes(passed=3)
 
 
 def test_the_canary_creates_no_cuda_context() -> None:
