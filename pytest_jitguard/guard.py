@@ -279,10 +279,14 @@ def _has_tests_to_run(session: pytest.Session) -> bool:
 
 
 def _point_at_the_test(report: Any, item: pytest.Item, verdict: Verdict) -> None:
-    """Name as the place of the failure where the test called what compiled, not the line here that raises."""
+    """Name as the place of the failure where the test called what compiled, not the line here that raises.
+
+    And as its message the first line alone: in CI, pytest repeats the whole message in its short summary.
+    """
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is None or verdict.mode == "raise":
         return
+    crash.message = str(crash.message).partition("\n")[0]
     sites = [violation.explanation.called_from for violation in verdict.violations]
     path, _, rest = next((site for site in sites if site), f"{item.location[0]}:{_line(item)}:").partition(":")
     crash.path, crash.lineno = str(item.config.rootpath / path), int(rest.partition(":")[0])

@@ -23,6 +23,8 @@ class GuardedRun:
         for name in list(os.environ):
             if name.startswith(("JITGUARD", "TRITON", "PYTEST_ADDOPTS", "PYTEST_XDIST")):
                 monkeypatch.delenv(name)
+        for name in ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+            monkeypatch.delenv(name, raising=False)  # pytest words its summary by them, and so do we
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(FAKEJIT), os.environ.get("PYTHONPATH", "")]))
         monkeypatch.setenv("FAKEJIT_CACHE", "")
         (self.path / "tmp").mkdir()

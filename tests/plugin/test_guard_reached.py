@@ -79,3 +79,17 @@ def test_the_place_of_the_failure_is_in_the_test(guarded: GuardedRun) -> None:
     """)
     result = guarded.run("--tb=line")
     result.stdout.fnmatch_lines(["*/test_suite.py:5: *gemm (fakejit) compiled in*"])
+
+
+def test_the_short_summary_of_ci_has_the_first_line_and_no_more(
+    guarded: GuardedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    guarded.suite("""
+        @pytest.mark.jitguard
+        def test_compiles():
+            fakejit.launch("gemm")
+    """)
+    printed = guarded.run("--tb=no").stdout.str().partition("short test summary info")[2]
+    assert "gemm (fakejit) compiled in" in printed
+    assert "add this to the warmup" not in printed
