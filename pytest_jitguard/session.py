@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,10 +17,11 @@ from pytest_jitguard.core.explain import Advice, Background, Explanation
 from pytest_jitguard.core.phases import WARMING_PHASES, PhaseLog, Placed, Window
 from pytest_jitguard.core.policy import Allowance, Policy, matches
 from pytest_jitguard.core.recorder import Recorder
-from pytest_jitguard.core.residency import SHARED, Residency
+from pytest_jitguard.core.residency import SHARED
 from pytest_jitguard.core.settings import Settings
 from pytest_jitguard.core.verdicts import Served, Verdict, Violation, judge
-from pytest_jitguard.monitors import Monitor, MonitorSet
+from pytest_jitguard.monitors import MonitorSet
+from pytest_jitguard.monitors.residents import Residents
 
 LONGEST_WAIT = 10.0
 """Seconds for which the end of a warmup or a test waits for compiles that it left running on other threads."""
@@ -71,10 +72,9 @@ class GuardSession:
         self.verdicts: dict[str, list[Verdict]] = {}
         self.test_files: Collection[str] = ()
         self.attempt: Attempt | None = None
-        self.order_dependent = False
         self._launch_counts = launch_counts
         self._root = root
-        self._residency: dict[Monitor, Residency] = {monitor: Residency() for monitor in monitors}
+        self._residents = Residents(monitors, forget=settings.forget)
         self._noted: dict[str, dict[str, Any]] = {}
         self._attempts: dict[str, int] = {}
         self._warming: list[tuple[CompileEvent, str]] = []
@@ -103,7 +103,7 @@ class GuardSession:
     @contextlib.contextmanager
     def phase(self, phase: str, label: str = "", **details: Any) -> Iterator[Window]:
         """Open a window around a block; at its end the monitors settle what happened in it."""
-        before = self._resident() if phase in WARMING_PHASES else {}
+        before = self._residents.snapshot() if phase in WARMING_PHASES else {}
         window = self.open(phase, label, **details)
         try:
             yield window
@@ -113,7 +113,7 @@ class GuardSession:
             if phase in WARMING_PHASES:
                 # What a warming phase began on another thread is warmed by it, though it ends a little later.
                 self.wait_for_running()
-                self._keep(before, window.owner)
+                self._residents.keep(before, window.owner)
 
     @contextlib.contextmanager
     def warming(self, phase: str, label: str, group: str, beside: Iterable[str] = ()) -> Iterator[Window]:
@@ -122,14 +122,13 @@ class GuardSession:
         Only what the session, this group and the groups `beside` warmed is in the lookups meanwhile: the group must not
         miss a variant for the reason that somebody else happened to have compiled it.
         """
-        hidden = self._make_resident_for({group, *beside})
+        hidden = self._residents.leave_only({group, *beside})
         try:
             count = self.attempt.in_warmups if self.attempt else None
             with self._counting(count), self.phase(phase, label, owner=group, attempt=0) as window:
                 yield window
         finally:
-            for monitor, tokens in hidden.items():
-                _quietly(monitor, monitor.recall, tokens)
+            self._residents.put_back(hidden)
             self.use(group)
 
     @contextlib.contextmanager
@@ -157,7 +156,7 @@ class GuardSession:
 
     def keep_shared(self) -> None:
         """Count as warmed for every test whatever is resident now."""
-        self._keep({}, SHARED)
+        self._residents.keep({}, SHARED)
 
     def settle(self) -> None:
         """Let the monitors catch up with what happened, prove themselves, and write down how they stand."""
@@ -168,7 +167,7 @@ class GuardSession:
     def rest(self) -> None:
         """Between two tests: what the last one left running ends, and is forgotten like the rest of it."""
         self.wait_for_running()
-        self._forget_strays()
+        self._residents.forget_strays()
 
     def wait_for_running(self) -> None:
         """Wait for compiles on other threads, so that no later test finds their variants; not for ever."""
@@ -192,41 +191,11 @@ class GuardSession:
         self.monitors.prove()
         self._ever_armed |= {monitor.name for monitor in self.monitors if monitor.state == "armed"}
 
-    def _resident(self) -> dict[Monitor, set[Any]]:
-        return {monitor: set(_resident_in(monitor)) for monitor in self._residency}
-
-    def _keep(self, before: dict[Monitor, set[Any]], group: str) -> None:
-        for monitor, residency in self._residency.items():
-            residency.keep(_resident_in(monitor), before.get(monitor, ()), group)
-
-    def _forget(self, monitor: Monitor, tokens: set[Any]) -> None:
-        if not tokens:
-            return
-        if self.settings.forget and monitor.can_forget:
-            _quietly(monitor, monitor.forget, tokens)
-        else:
-            self.order_dependent = True
-
-    def _make_resident_for(self, groups: Collection[str]) -> dict[Monitor, set[Any]]:
-        """Leave in the lookups exactly what is warmed for users of these groups; return what was taken out."""
-        hidden = {}
-        for monitor, residency in self._residency.items():
-            hidden[monitor] = residency.foreign(_resident_in(monitor), groups)
-            self._forget(monitor, hidden[monitor])
-            _quietly(monitor, monitor.recall, residency.of(groups))
-        return hidden
-
     def use(self, group: str) -> None:
         """Count what a group warmed as warmed for the running test, from now on."""
         if self.attempt is not None:
             self.attempt.groups.add(group)
-        for monitor, residency in self._residency.items():
-            _quietly(monitor, monitor.recall, residency.of([group]))
-
-    def _forget_strays(self) -> None:
-        """Take out what no warmup made resident: the test's own compiles, and those between tests."""
-        for monitor, residency in self._residency.items():
-            self._forget(monitor, residency.stray(_resident_in(monitor)))
+        self._residents.recall(group)
 
     # -- tests ---------------------------------------------------------------------------------------------------------
 
@@ -243,7 +212,7 @@ class GuardSession:
         `groups` are the marker's warmups: what they warmed counts for the test. Fixtures join when they are used.
         """
         used = set(groups)
-        self._make_resident_for(used)
+        self._residents.leave_only(used)
         self._attempts[nodeid] = number = self._attempts.get(nodeid, 0) + 1
         of_blocks = policy_of_blocks or self.default_policy()
         self.attempt = Attempt(nodeid, number, len(self.recorder.events), policy, of_blocks, used)
@@ -258,7 +227,7 @@ class GuardSession:
             if self.place(event).owner == attempt.nodeid and (identity := _identity(event)):
                 self._first_owner.setdefault(identity, attempt.nodeid)
         self.monitors.settle()
-        self._forget_strays()
+        self._residents.forget_strays()
 
     @contextlib.contextmanager
     def test_phase(self, phase: str) -> Iterator[Window]:
@@ -428,8 +397,7 @@ class GuardSession:
             served = self.served_launches(attempt)
             hits = sum(n for name, n in served.items() if _matches(pattern, "triton", name))
             return f"launched {hits} times" if hits else ""
-        resident = {(monitor.name, name) for monitor in self.monitors for name in _resident_in(monitor).values()}
-        return "resident" if any(_matches(pattern, *variant) for variant in resident) else ""
+        return "resident" if any(_matches(pattern, *variant) for variant in self._residents.names()) else ""
 
     def _stick(self, verdict: Verdict) -> None:
         """Keep a violated test violated: its second attempt is warm and proves nothing."""
@@ -453,24 +421,9 @@ class GuardSession:
             "record": "session",
             "monitors": [monitor.to_wire() for monitor in self.monitors],
             "ever_armed": sorted(self._ever_armed),
-            "order_dependent": self.order_dependent,
+            "order_dependent": self._residents.order_dependent,
             "launches": self.launches(),
         }
-
-
-def _resident_in(monitor: Monitor) -> dict[Hashable, str]:
-    try:
-        return monitor.resident()
-    except Exception as error:  # noqa: BLE001 - a monitor that fails is blind, and must not fail the user's test
-        monitor.blind(f"resident() failed: {type(error).__name__}: {error}")
-        return {}
-
-
-def _quietly(monitor: Monitor, action: Callable[[Iterable[Hashable]], None], tokens: Iterable[Hashable]) -> None:
-    try:
-        action(tokens)
-    except Exception as error:  # noqa: BLE001 - as above
-        monitor.blind(f"{action.__name__}() failed: {type(error).__name__}: {error}")
 
 
 def _matches(pattern: str, system: str, full_name: str) -> bool:

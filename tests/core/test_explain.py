@@ -101,8 +101,8 @@ def test_who_was_first() -> None:
 
 
 def test_where_it_happened() -> None:
-    stack = ("/site/vllm/moe.py:7:apply", "/work/tests/helper.py:3:call", "/work/tests/test_a.py:9:test_a")
-    why = explain(event(stack=stack), Background(test_files={"/work/tests/test_a.py"}, root="/work"))
+    stack = ("/site/vllm/moe.py:7:apply", "/repo/tests/helper.py:3:call", "/repo/tests/test_a.py:9:test_a")
+    why = explain(event(stack=stack), Background(test_files={"/repo/tests/test_a.py"}, root="/repo"))
     assert (why.launch_site, why.called_from) == ("/site/vllm/moe.py:7:apply", "tests/test_a.py:9:test_a")
     nowhere = explain(event(), Background())
     assert (nowhere.launch_site, nowhere.called_from) == ("", "")

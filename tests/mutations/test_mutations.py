@@ -52,7 +52,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "nothing is parked",
-        "pytest_jitguard/session.py",
+        "pytest_jitguard/monitors/residents.py",
         "            _quietly(monitor, monitor.forget, tokens)\n",
         "            pass\n",
         f"{PLUGIN}/test_guard_independence.py::test_two_tests_of_one_unwarmed_kernel_are_both_violated",

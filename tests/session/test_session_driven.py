@@ -116,7 +116,7 @@ def test_tests_do_not_profit_from_each_other(drive: Driver) -> None:
     assert drive.test("c", drive.launch(n=2), setup=drive.launch(n=2)).verdict == "clean"
     assert drive.test("d", nothing, teardown=drive.launch(n=2)).verdict == "clean"
     assert drive.test("e", drive.launch(n=2)).verdict == "violated"
-    assert not drive.session.order_dependent
+    assert not drive.session.finish()["order_dependent"]
 
 
 def test_a_group_counts_for_those_who_use_it_in_any_order(drive: Driver) -> None:
