@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 FAILING_KINDS = ("compile", "cache_load", "autotune", "fallback", "download")
 """Kinds of events that fail a serving phase unless configuration says otherwise."""
@@ -21,8 +21,7 @@ MODES = ("fail", "warn", "record", "raise")
 """What a violation does."""
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(NamedTuple):
     """How a kind is told: `2 compiles`, `compiled in 3 s`, `still compiling`, `failed to compile`."""
 
     noun: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from pytest_jitguard.core.kinds import FAILING_KINDS, KINDS, MODES
 
@@ -35,8 +36,8 @@ class _Refused(ValueError):
         self.value = value
 
 
-@dataclass(frozen=True)
-class Setting:
+# Named tuples here, because making a dataclass takes long, and every session imports this module.
+class Setting(NamedTuple):
     """One flat setting: `name` with underscores gives the option, the ini name and the environment variable.
 
     `form` is `flag`, `text`, `path`, `list`, `choice` or `seconds`; `accepted` says in words what is, and `check` tells
@@ -246,21 +247,19 @@ SETTINGS: tuple[Setting, ...] = (
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
 
 
-@dataclass(frozen=True)
-class WarmupCall:
+class WarmupCall(NamedTuple):
     """A warmup step: a callable by its import path, and keyword arguments from the structured configuration."""
 
     path: str
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Structured:
+class Structured(NamedTuple):
     """What `[tool.jitguard]` or `jitguard.toml` says: allowances, warmup steps with arguments, GPUs of one's own."""
 
     allow: tuple[tuple[str, str], ...] = ()
     warmup: tuple[WarmupCall, ...] = ()
-    gpus: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    gpus: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
 
 def parse_structured(table: Mapping[str, Any], origin: str) -> Structured:
@@ -309,6 +308,9 @@ def check_path(path: str, origin: str) -> None:
         raise SettingsError(f"{origin}: {path!r} is not accepted; expected package.module:callable")
 
 
+_NOTHING_STRUCTURED = Structured()
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings of a run, read and checked. Field names are those of `SETTINGS`; see there for their meaning."""
@@ -330,7 +332,7 @@ class Settings:
     json: str | None = None
     markdown: str | None = None
     journal: str | None = None
-    structured: Structured = field(default_factory=Structured)
+    structured: Structured = _NOTHING_STRUCTURED
     mode_beats_marker: bool = False
 
     def __post_init__(self) -> None:
