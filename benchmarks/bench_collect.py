@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.interleaved import interleave, ratio, show
 
-TESTS, ROUNDS, BOUND = 1_000, 25, 1.02
+TESTS, ROUNDS, BOUND = 1_000, 40, 1.02
 ROOT = Path(__file__).parent.parent
 PLUGIN = ("-p", "pytest_jitguard.plugin")
 
