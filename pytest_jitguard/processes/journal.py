@@ -16,7 +16,15 @@ from typing import Any
 SCHEMA = 1
 RECORDS = (
     "hello",
+    "clock",
+    "identity",
     "environment",
+    "child",
+    "trouble",
+    "stamp",
+    "server",
+    "use",
+    "request",
     "begin",
     "end",
     "open",

@@ -1,0 +1,1 @@
+"""Requests as data, and the HTTP driver that sends them to an OpenAI-compatible server."""
