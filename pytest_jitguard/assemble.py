@@ -8,7 +8,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +24,11 @@ from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.core.settings import BY_NAME, SETTINGS, Settings
 from pytest_jitguard.monitors import BUILTIN, MonitorError, MonitorSet, load
 from pytest_jitguard.offline import OfflineTarget
+from pytest_jitguard.processes import bootstrap, census, environment
+from pytest_jitguard.processes.inherit import Inherited
 from pytest_jitguard.processes.journal import Journal, make_folder
+from pytest_jitguard.processes.relatives import Relatives
+from pytest_jitguard.servers.leash import KEEPER
 from pytest_jitguard.session import GuardSession
 
 
@@ -32,7 +36,7 @@ from pytest_jitguard.session import GuardSession
 class Process:
     """What one process holds while the guard is on, and how to leave no trace of it.
 
-    `role` is that of `role_of`.
+    `role` is that of `role_of`. `inherited` is what its children inherit, None if they are let be.
     `stderr` is the real one, duplicated while pytest does not capture: where a hanging warmup's stacks go.
     """
 
@@ -43,6 +47,7 @@ class Process:
     baseline: Baseline
     offline: OfflineTarget | None = None
     session: GuardSession | None = None
+    inherited: Inherited | None = None
     keep_folder: bool = True
     stderr: int = 2
     undo: list[Callable[[], None]] = field(default_factory=list)
@@ -88,19 +93,46 @@ def build(config: pytest.Config, settings: Settings) -> Process:
 
 
 def _watch(config: pytest.Config, process: Process) -> None:
-    journal = process.journal
+    journal, settings = process.journal, process.settings
     recorder = Recorder(journal.image, journal.write, host=platform.node(), role=process.role, rank=journal.rank)
-    monitors = MonitorSet(process.settings.monitors, recorder, frozenset(process.settings.waive))
+    monitors = MonitorSet(settings.monitors, recorder, frozenset(settings.waive))
     process.undo.append(monitors.disarm)
     monitors.arm()
+    watches_children = settings.children != "off"
     process.session = GuardSession(
-        process.settings,
+        settings,
         recorder,
         monitors,
         baseline=process.baseline,
         launch_counts=process.offline.launches if process.offline else None,
+        relatives=Relatives(process.folder, journal.image) if watches_children else None,
         root=str(config.rootpath),
     )
+    if watches_children:
+        process.inherited = _raise_children(process, recorder, monitors)
+
+
+def _raise_children(process: Process, recorder: Recorder, monitors: MonitorSet) -> Inherited:
+    """Make every Python process that is started from here report, and count them all."""
+    settings = process.settings
+    inherited = Inherited(
+        folder=process.folder,
+        guard=process.journal.image,
+        monitors=settings.monitors,
+        waive=settings.waive,
+        offline=settings.offline,
+        placement=settings.offline_tensors,
+        gpus=settings.structured.gpus,
+    )
+    process.undo.append(environment.put(inherited.variables()))
+    process.undo.append(bootstrap.follow_forks(process.journal, recorder, monitors, inherited))
+    process.undo.append(census.watch(lambda record: None if _is_keeper(record) else process.journal.write(record)))
+    return inherited
+
+
+def _is_keeper(record: Mapping[str, Any]) -> bool:
+    """Tell whether a child is what keeps a server under test: it runs no code but ours."""
+    return str(KEEPER) in record.get("argv", ())
 
 
 _TRITON_YES = ("1", "true", "on", "yes", "y")
@@ -196,6 +228,8 @@ def _environment(config: pytest.Config, process: Process) -> dict[str, Any]:
         "root": str(config.rootpath),
         "settings": {s.name: _plain(getattr(settings, s.name)) for s in SETTINGS},
         "waive": list(settings.waive),
+        "allow": [list(pair) for pair in settings.structured.allow],
+        "budgets": dict(settings.structured.budgets),
     }
 
 

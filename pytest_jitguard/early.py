@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType
@@ -23,8 +24,10 @@ def prepare(config: pytest.Config, settings: Settings, *, worker: bool) -> None:
     """Set up what this process still lacks; UsageError names setting, value and remedy. Undone by pytest's cleanup.
 
     An xdist `worker` inherits the cache folders of its controller. Runs again at configure time, for what came too late
-    or could not be told before.
+    or could not be told before. A process that reported to a guard reports no more: it is a guard itself.
     """
+    if bootstrap := sys.modules.get("pytest_jitguard.processes.bootstrap"):
+        bootstrap.stand_down()
     if settings.cache == "cold" and not worker and _COLD_KEY not in config.stash:
         config.stash[_COLD_KEY] = _start_cold(config)
     if _OFFLINE_KEY not in config.stash:

@@ -10,7 +10,10 @@ import pytest
 from pytest_jitguard import options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pytest_jitguard.fixtures import JitGuard
+    from pytest_jitguard.serving import ServerFactory
 
 _HELP = ("help", "version")
 _DRY_RUNS = (
@@ -76,3 +79,11 @@ def jitguard(request: pytest.FixtureRequest) -> JitGuard:
     from pytest_jitguard import fixtures
 
     return fixtures.make(request.config)
+
+
+@pytest.fixture(scope="session")
+def jitguard_server(request: pytest.FixtureRequest) -> Iterator[ServerFactory]:
+    """Start commands as servers under test; with the guard off they are just servers."""
+    from pytest_jitguard import serving
+
+    yield from serving.make(request.config)

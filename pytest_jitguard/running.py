@@ -11,6 +11,7 @@ from pytest_jitguard.display import Display
 from pytest_jitguard.distributed import Controller, Worker
 from pytest_jitguard.fixtures import SESSION_KEY
 from pytest_jitguard.guard import Guard
+from pytest_jitguard.serving import GUARDING_KEY, Guarding
 from pytest_jitguard.warmups import Warmups
 
 
@@ -36,6 +37,7 @@ def _start_guard(config: pytest.Config, process: Process, display: Display) -> N
     warmups = Warmups(process, session, display.progress if shown else lambda text: None)
     guard = Guard(config, process.settings, session, warmups.run, display.say_warmed if shown else lambda: None)
     config.stash[SESSION_KEY] = session
+    config.stash[GUARDING_KEY] = Guarding(session, process.inherited, process.folder)
     config.pluginmanager.register(Witness(process), "jitguard-witness")
     config.pluginmanager.register(guard, "jitguard-guard")
     if process.role == "xdist worker":

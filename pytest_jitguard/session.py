@@ -15,6 +15,7 @@ from typing import Any
 from pytest_jitguard.core.baseline import Baseline
 from pytest_jitguard.core.events import CompileEvent
 from pytest_jitguard.core.explain import Advice, Background, Explanation
+from pytest_jitguard.core.kinship import doubles_of, mark_origins
 from pytest_jitguard.core.phases import WARMING_PHASES, PhaseLog, Placed, Window
 from pytest_jitguard.core.policy import Allowance, Policy, matches
 from pytest_jitguard.core.recorder import Recorder
@@ -23,10 +24,15 @@ from pytest_jitguard.core.settings import Settings
 from pytest_jitguard.core.verdicts import Served, Verdict, Violation, judge
 from pytest_jitguard.monitors import MonitorSet
 from pytest_jitguard.monitors.residents import Residents
+from pytest_jitguard.processes.relatives import Relative, Relatives
+from pytest_jitguard.scopes import Scope, Scopes
 
 LONGEST_WAIT = 10.0
 """Seconds for which the end of a warmup or a test waits for compiles that it left running on other threads."""
 
+
+_MOST_REQUESTS = 3
+"""How many of the requests under way an explanation names."""
 
 _UNTIL_RESIDENT = 0.1
 """Seconds from the end of a compile, as its monitor is told, until its variant is resident: Triton calls its listener
@@ -57,7 +63,8 @@ class Attempt:
 class GuardSession:
     """The guard of one process, to be driven phase by phase; a test can drive it without pytest.
 
-    `launch_counts` returns launches by `module.kernel` where they can be counted (offline), None elsewhere.
+    `launch_counts` returns launches by `module.kernel` where they can be counted (offline), None elsewhere. Without
+    `relatives` nothing is heard of other processes. `fetch` brings in journals that do not grow in the run's folder.
     """
 
     def __init__(
@@ -68,6 +75,7 @@ class GuardSession:
         *,
         baseline: Baseline | None = None,
         launch_counts: Callable[[], dict[str, int]] | None = None,
+        relatives: Relatives | None = None,
         root: str = "",
     ) -> None:
         self.settings = settings
@@ -78,6 +86,12 @@ class GuardSession:
         self.verdicts: dict[str, list[Verdict]] = {}
         self.test_files: Collection[str] = ()
         self.attempt: Attempt | None = None
+        self.scopes = Scopes(self.phases, recorder.note)
+        self.relatives = relatives
+        self.fetch: Callable[[], None] = lambda: None
+        self._judged: dict[tuple[str, int], Policy | None] = {}
+        self._warming_groups: list[str] = []
+        self._order_dependent = False
         self._launch_counts = launch_counts
         self._root = root
         self._residents = Residents(monitors, forget=settings.forget)
@@ -132,9 +146,11 @@ class GuardSession:
         hidden = self._residents.leave_only({group, *beside})
         try:
             count = self.attempt.in_warmups if self.attempt else None
+            self._warming_groups.append(group)
             with self._counting(count), self.phase(phase, label, owner=group, attempt=0) as window:
                 yield window
         finally:
+            self._warming_groups.pop()
             self._residents.put_back(hidden)
             self.use(group)
 
@@ -168,8 +184,27 @@ class GuardSession:
     def settle(self) -> None:
         """Let the monitors catch up with what happened, prove themselves, and write down how they stand."""
         self.monitors.settle()
+        self.hear()
         self.prove()
         self._note_monitors()
+
+    def hear(self) -> None:
+        """Take in what other processes have reported since the last time."""
+        if self.relatives is None:
+            return
+        self.fetch()
+        for event in self.relatives.poll():
+            self.recorder.events.append(event)
+            placed = self.place(event)
+            policy = self._judged.get((placed.owner, placed.attempt))
+            if placed.served and policy is not None and policy.forbids(event):
+                self._note_late(event, placed)
+
+    def _note_late(self, event: CompileEvent, placed: Placed) -> None:
+        """Say that a record came after the verdict over its test: rare, and never to be lost."""
+        message = f"{event.kernel} ({event.system}) was served by {placed.owner}, whose verdict was given before pid "
+        message += f"{event.pid} told of it"
+        self.recorder.note({"record": "finding", "name": "late", "message": message, "remedy": "run it again"})
 
     def rest(self) -> None:
         """Between two tests: what the last one left running ends, and is forgotten like the rest of it."""
@@ -185,6 +220,7 @@ class GuardSession:
                 return
             time.sleep(0.005)
             self.monitors.settle()
+            self.hear()
 
     def _unsettled(self) -> list[CompileEvent]:
         """Return what still runs, or ended on another thread so lately that its variant may not be resident yet."""
@@ -193,11 +229,15 @@ class GuardSession:
         found = [
             event
             for event in events[self._settled :]
-            if event.status == "running" or (event.thread != here and (event.ended or 0.0) > lately)
+            if event.status == "running" or (self._is_own(event, here) and (event.ended or 0.0) > lately)
         ]
         if not found:
             self._settled = len(events)
         return found
+
+    def _is_own(self, event: CompileEvent, here: str) -> bool:
+        """Tell whether an event is another thread's of this process."""
+        return event.pid == os.getpid() and event.thread != here
 
     def _note_monitors(self) -> None:
         for monitor in self.monitors:
@@ -212,10 +252,39 @@ class GuardSession:
         self._ever_armed |= {monitor.name for monitor in self.monitors if monitor.state == "armed"}
 
     def use(self, group: str) -> None:
-        """Count what a group warmed as warmed for the running test, from now on."""
+        """Count what a group warmed as warmed for the running test, from now on; its servers are used by the test."""
         if self.attempt is not None:
             self.attempt.groups.add(group)
+            for scope in self.scopes.of_group(group):
+                self.scopes.use(scope, self.attempt.nodeid, self.attempt.number)
         self._residents.recall(group)
+
+    def begin_scope(self, scope: Scope) -> None:
+        """Note that a server is about to be started, by a fixture of wider scope or by the running test itself."""
+        owner, attempt = "", 0
+        if self._warming_groups:
+            owner = scope.group = self._warming_groups[-1]
+        elif self.attempt is not None:
+            owner, attempt = self.attempt.nodeid, self.attempt.number
+        self._listen_to(scope)
+        self.scopes.begin(scope, owner, attempt)
+        self.use_scope(scope)
+
+    def attach_scope(self, scope: Scope, started: float, warmed: float) -> None:
+        """Note that a server which another process started is used here."""
+        scope.group = self._warming_groups[-1] if self._warming_groups else ""
+        self._listen_to(scope)
+        self.scopes.attach(scope, started, warmed)
+        self.use_scope(scope)
+
+    def _listen_to(self, scope: Scope) -> None:
+        if self.relatives is not None:
+            self.relatives.scopes.add(scope.id)
+
+    def use_scope(self, scope: Scope) -> None:
+        """Count a server as used by the running test, unless a fixture of wider scope is being set up."""
+        if self.attempt is not None and not self._warming_groups:
+            self.scopes.use(scope, self.attempt.nodeid, self.attempt.number)
 
     # -- tests ---------------------------------------------------------------------------------------------------------
 
@@ -236,6 +305,8 @@ class GuardSession:
         self._attempts[nodeid] = number = self._attempts.get(nodeid, 0) + 1
         of_blocks = policy_of_blocks or self.default_policy()
         self.attempt = Attempt(nodeid, number, len(self.recorder.events), policy, of_blocks, used)
+        for group in used:
+            self.use(group)
         return self.attempt
 
     def end_test(self) -> None:
@@ -244,7 +315,8 @@ class GuardSession:
         if attempt is None:
             return
         for event in self.recorder.events[attempt.first_event :]:
-            if self.place(event).owner == attempt.nodeid and (identity := _identity(event)):
+            own = event.pid == os.getpid() and self.place(event).owner == attempt.nodeid
+            if own and (identity := _identity(event)):
                 self._first_owner.setdefault(identity, attempt.nodeid)
         self.monitors.settle()
         self._residents.forget_strays()
@@ -261,6 +333,8 @@ class GuardSession:
         try:
             yield window
         finally:
+            if phase == "serving":
+                self.scopes.drain(attempt.nodeid, attempt.number)
             self.settle()
             left = self.close(window)[:-1]
             attempt.left_open = list(self._held_for_call(reversed(left))) if phase == "setup" else []
@@ -305,7 +379,7 @@ class GuardSession:
 
     def place(self, event: CompileEvent) -> Placed:
         """Return where an event began."""
-        return self.phases.place(event.started)
+        return self.phases.place(event.started, event.scope)
 
     def events_of(self, attempt: Attempt) -> list[tuple[CompileEvent, Placed]]:
         """Return the events that began in an attempt's windows."""
@@ -318,10 +392,19 @@ class GuardSession:
         verdict = Verdict(attempt.nodeid, "unguarded", attempt=attempt.number)
         if policy is not None:
             verdict.mode = policy.mode
-            served = [Served(e, p.label, p.allowed) for e, p in self.events_of(attempt) if p.served]
+            own = self.events_of(attempt)
+            doubles = doubles_of([event for event, _ in own])
+            served = [self._served(e, p) for e, p in own if p.served and e.id not in doubles]
             background = self.background(attempt) if served else Background()
+            mark_origins((item.event for item in served), background.warmed)
             judge(verdict, served, policy, background, self._is_known, time.monotonic())
         return verdict
+
+    def _served(self, event: CompileEvent, placed: Placed) -> Served:
+        spans = self.phases.in_flight(event.started, event.scope) if event.scope else []
+        texts = list(dict.fromkeys(span.text for span in spans if span.text))
+        more = [f"{len(texts) - _MOST_REQUESTS} more"] if len(texts) > _MOST_REQUESTS else []
+        return Served(event, placed.label, placed.allowed, "; ".join([*texts[:_MOST_REQUESTS], *more]))
 
     def judge(self, attempt: Attempt, *, completed: bool = True) -> Verdict:
         """Judge the call that just ended. An earlier attempt that was violated stays violated: this one was warm.
@@ -329,15 +412,23 @@ class GuardSession:
         A call that was not `completed`, for it skipped or failed, need not have reached the kernels it was to reach.
         """
         policy = self.policy_of(attempt)
+        self.hear()
         verdict = self.judge_so_far(attempt)
+        self._judged[attempt.nodeid, attempt.number] = policy
         if policy is not None:
             if completed:
                 self._expect(verdict, attempt, policy)
             self._stick(verdict)
         verdict.evidence = self._evidence(attempt, verdict, policy)
+        self._order_dependent = self._order_dependent or self._left_elsewhere(attempt)
         self.verdicts.setdefault(attempt.nodeid, []).append(verdict)
         self.recorder.note(verdict.to_wire())
         return verdict
+
+    def _left_elsewhere(self, attempt: Attempt) -> bool:
+        """Tell whether a call left variants in another process that goes on: there they cannot be forgotten."""
+        living = {relative.pid for relative in self._living()}
+        return any(placed.served and event.pid in living for event, placed in self.events_of(attempt))
 
     def not_run(self, outcome: str) -> None:
         """Note that the attempt's setup failed or skipped: a guarded test whose call never came proves nothing."""
@@ -375,7 +466,8 @@ class GuardSession:
     def _warmed(self, attempt: Attempt) -> list[CompileEvent]:
         """Return what was compiled, loaded or tuned in warming phases, or in this attempt before it served."""
         used = {SHARED, *attempt.groups}
-        shared = [event for event, group in self._warming_events() if group in used]
+        # What a server's warmup compiled is resident for whoever uses it.
+        shared = [event for event, group in self._warming_events() if group in used or event.scope]
         own = [event for event, placed in self.events_of(attempt) if not placed.served]
         return [e for e in (*shared, *own) if e.status == "ok" and e.kind in ("compile", "cache_load", "autotune")]
 
@@ -383,14 +475,15 @@ class GuardSession:
         """Return the events of warming phases with their group, looking at each event once."""
         for event in self.recorder.events[self._warming_known :]:
             placed = self.place(event)
-            if placed.phase in WARMING_PHASES and not placed.attempt:
+            if placed.phase in WARMING_PHASES and (event.scope or not placed.attempt):
                 self._warming.append((event, placed.owner))
         self._warming_known = len(self.recorder.events)
         return self._warming
 
     def _earlier(self, attempt: Attempt) -> Callable[[CompileEvent], str]:
         def earlier(event: CompileEvent) -> str:
-            owner = self._first_owner.get(_identity(event), "")
+            # Only in this process are a test's variants forgotten when it ends.
+            owner = self._first_owner.get(_identity(event), "") if event.pid == os.getpid() else ""
             return owner if owner != attempt.nodeid else ""
 
         return earlier
@@ -429,11 +522,14 @@ class GuardSession:
         made = None if self.launches() is None else sum(self.served_launches(attempt).values())
         return {
             "monitors_armed": sorted(monitor.name for monitor in self.monitors if monitor.state == "armed"),
-            "processes": [os.getpid()],
+            "processes": [os.getpid(), *sorted(relative.pid for relative in self._living())],
             "warmup_events": len(self._warming_events()),
             "launches": made,
             "expected": {p: self._reached(p, attempt) or "missing" for p in (policy.expect if policy else ())},
         }
+
+    def _living(self) -> list[Relative]:
+        return self.relatives.living() if self.relatives else []
 
     def finish(self) -> dict[str, Any]:
         """Return the record that sums this process up, for findings over all processes."""
@@ -441,7 +537,7 @@ class GuardSession:
             "record": "session",
             "monitors": [monitor.to_wire() for monitor in self.monitors],
             "ever_armed": sorted(self._ever_armed),
-            "order_dependent": self._residents.order_dependent,
+            "order_dependent": self._residents.order_dependent or self._order_dependent,
             "launches": self.launches(),
         }
 

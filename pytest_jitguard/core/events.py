@@ -47,7 +47,9 @@ class CompileEvent:
     seconds of the host's monotonic clock; `ended` is None while the event runs. `stack` is `file:line:function`,
     innermost first, without frames of the JIT library, torch, the standard library and this package. `seconds` of a
     failed compile is an upper bound: the time until it was seen to be over. `cure` is a warmup entry to paste, in the
-    system's own language, empty where the monitor cannot write one.
+    system's own language, empty where the monitor cannot write one. `rank` and `world` number the processes of a
+    distributed run. `scope` is empty for pytest's own process tree, else the id of the server in whose tree it is.
+    `origin` is `warmup` for a load of what the same server's warmup built in another of its processes.
     """
 
     id: str
@@ -71,6 +73,9 @@ class CompileEvent:
     host: str = ""
     role: str = ""
     rank: int | None = None
+    world: int | None = None
+    scope: str = ""
+    origin: str = ""
 
     @property
     def seconds(self) -> float | None:
@@ -132,11 +137,14 @@ class CompileEvent:
             launch=None if launch is None else Launch.from_wire(launch),
         )
 
-    def finish(self, record: Mapping[str, Any]) -> None:
-        """Take over an end record; KeyError or ValueError if it does not fit."""
+    def finish(self, record: Mapping[str, Any], offset: float = 0.0) -> None:
+        """Take over an end record; KeyError or ValueError if it does not fit.
+
+        `offset` is added to its times: the seconds by which another host's clock is behind.
+        """
         self.kind, self.status = str(record["kind"]), str(record["status"])
         self.kernel, self.module = str(record["kernel"]), str(record["module"])
-        self.ended = None if record["ended"] is None else float(record["ended"])
+        self.ended = None if record["ended"] is None else float(record["ended"]) + offset
         self.key = None if record["key"] is None else SpecializationKey.from_wire(record["key"])
         self.artifact_hash = record["artifact_hash"]
         self.stages = {str(name): float(seconds) for name, seconds in record["stages"].items()}
@@ -157,3 +165,10 @@ def topmost(items: Sequence[Told]) -> list[Told]:
 
 def _link(item: CompileEvent | Mapping[str, Any]) -> tuple[str | None, str | None]:
     return (item.id, item.parent) if isinstance(item, CompileEvent) else (item["event"], item.get("parent"))
+
+
+def process_name(event: CompileEvent) -> str:
+    """Say in which process an event happened: `rank 3 of 8`, or `VLLM::EngineCore (pid 4711)`."""
+    if event.rank is not None:
+        return f"rank {event.rank}" + (f" of {event.world}" if event.world else "")
+    return f"{event.role or 'a process'} (pid {event.pid})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.core.events import CompileEvent, process_name
 from pytest_jitguard.core.keys import NOT, Change, diff, nearest
 from pytest_jitguard.core.kinds import listed
 
@@ -45,7 +45,9 @@ class Background:
 
 def explain(event: CompileEvent, background: Background) -> Explanation:
     """Explain one event; an event whose key is not known (yet) is explained as far as it goes."""
-    same_kernel = [w for w in background.warmed if (w.system, w.full_name) == (event.system, event.full_name)]
+    same_kernel = [
+        w for w in background.warmed if (w.system, w.full_name, w.scope) == (event.system, event.full_name, event.scope)
+    ]
     comparable = [w for w in same_kernel if w.key and w.status == "ok" and _comparable(w, event)]
     closest = nearest(event.key, [w.key for w in comparable if w.key]) if event.key else None
     changes = diff(closest, event.key) if closest and event.key else ()
@@ -93,7 +95,9 @@ def _cause_by_key(event: CompileEvent, changes: Sequence[Change], warmed: Sequen
         return (
             "this kernel was never tuned by the warmup" if event.kind == "autotune" else "this kernel was never warmed"
         )
-    same = next((w for w in reversed(warmed) if event.artifact_hash and w.artifact_hash == event.artifact_hash), None)
+    equal = [w for w in warmed if event.artifact_hash and w.artifact_hash == event.artifact_hash]
+    # Of several processes that built it, the event's own tells most.
+    same = max(equal, key=lambda w: (w.pid == event.pid, w.started), default=None)
     if same is not None:
         return f"same binary as a warmed variant: {_same_binary(event, same, changes)}"
     if not event.key:
@@ -109,6 +113,8 @@ def _cause_by_key(event: CompileEvent, changes: Sequence[Change], warmed: Sequen
 
 def _same_binary(event: CompileEvent, warmed: CompileEvent, changes: Sequence[Change]) -> str:
     """Say what besides the binary makes up the in-process key, as far as both launches were seen."""
+    if (event.pid, event.host) != (warmed.pid, warmed.host):
+        return f"the warmup built it in {process_name(warmed)}, and it was not resident in this process"
     if event.launch and warmed.launch and event.launch.options != warmed.launch.options:
         served, before = (_spelled(launch.options) for launch in (event.launch, warmed.launch))
         same_set = sorted(event.launch.options) == sorted(warmed.launch.options)

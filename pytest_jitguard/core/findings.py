@@ -6,23 +6,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_jitguard.core.kinds import count
+from pytest_jitguard.core.kinds import count, listed
+from pytest_jitguard.core.stalls import Stall, over_budget
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One reason to fail a session. `name` is what `jitguard_waive` lifts it by; `remedy` says what to do."""
+    """One reason to fail a session. `name` is what `jitguard_waive` lifts it by; `remedy` says what to do.
+
+    `severity` is `error`, or `warning` for what is told and fails nothing.
+    """
 
     name: str
     message: str
     remedy: str = ""
+    severity: str = "error"
 
     def __str__(self) -> str:
         return f"{self.name}: {self.message}" + (f" ({self.remedy})" if self.remedy else "")
 
     def to_wire(self) -> dict[str, str]:
         """Return the finding as plain types."""
-        return {"name": self.name, "message": self.message, "remedy": self.remedy}
+        return {"name": self.name, "message": self.message, "remedy": self.remedy, "severity": self.severity}
 
 
 @dataclass
@@ -30,7 +35,9 @@ class Facts:
     """What all processes of a session report together.
 
     `guarded` counts guarded tests whose call ran; `not_run` says why others did not. `warmups` are the warmup records.
-    `warmup_events` counts events of every kind that began in warmup windows.
+    `warmup_events` counts events of every kind that began in warmup windows. `between` tells of what servers compiled
+    outside of every test, `silent` of child processes that did not report; `children` is the setting. `longest` is the
+    longest stall while serving, held against `budgets`.
     """
 
     guarded: int = 0
@@ -42,6 +49,11 @@ class Facts:
     warmup_events: int = 0
     lost_records: int = 0
     paid_debt: Sequence[str] = ()
+    between: Sequence[str] = ()
+    silent: Sequence[str] = ()
+    children: str = "auto"
+    longest: Stall | None = None
+    budgets: Mapping[str, float] = field(default_factory=dict)
 
 
 def findings(facts: Facts) -> list[Finding]:
@@ -49,7 +61,7 @@ def findings(facts: Facts) -> list[Finding]:
     failed = _warmup_findings(facts)
     # After a failed warmup no guarded test runs: that nothing was guarded is no news.
     unguarded = [] if any(finding.name == "warmup-failed" for finding in failed) else _guard_findings(facts)
-    found = [*failed, *unguarded, *_monitor_findings(facts)]
+    found = [*failed, *unguarded, *_monitor_findings(facts), *_process_findings(facts)]
     if facts.lost_records:
         message = f"{count(facts.lost_records, 'record')} could not be written or read back"
         found.append(Finding("journal-incomplete", message, "see the journal folder's file system"))
@@ -84,11 +96,30 @@ def _guard_findings(facts: Facts) -> list[Finding]:
     return []
 
 
+def _process_findings(facts: Facts) -> list[Finding]:
+    found = []
+    if facts.between:
+        more = len(facts.between) - _MOST
+        what = "; ".join([*facts.between[:_MOST], *([f"{more} more"] if more > 0 else [])])
+        remedy = "a guarded test that uses the server must cover it, or its warmup"
+        found.append(Finding("between", f"served outside of every test's call: {what}", remedy))
+    if exceeded := over_budget(facts.longest, facts.budgets):
+        message = f"{facts.longest}, over {listed(exceeded)}"
+        found.append(Finding("stall-budget", message, "budgets stand in [tool.jitguard.budgets]"))
+    severity = "error" if facts.children == "require" else "warning"
+    remedy = "is pytest-jitguard installed in their environment?"
+    return [*found, *(Finding("children", silent, remedy, severity) for silent in facts.silent)]
+
+
+_MOST = 3
+"""How many events a finding tells of by name."""
+
+
 def _monitor_findings(facts: Facts) -> list[Finding]:
     blind = {str(m["name"]): str(m["detail"]) for m in facts.monitors if m["state"] == "blind"}
     return [Finding(f"blind:{name}", f"the {name} monitor went blind: {why}") for name, why in blind.items()]
 
 
 def failing(found: Sequence[Finding], waived: Sequence[str]) -> list[Finding]:
-    """Return the findings that nobody waived. A failed warmup cannot be waived."""
-    return [finding for finding in found if finding.name not in waived]
+    """Return the findings that nobody waived. A failed warmup cannot be waived, a warning fails nothing."""
+    return [finding for finding in found if finding.name not in waived and finding.severity == "error"]

@@ -14,6 +14,9 @@ RECORDED_KINDS = ("graph_capture", "device_load", "lock_wait")
 
 KINDS = FAILING_KINDS + RECORDED_KINDS
 
+FAIL_ON = (*KINDS, "cache_load:warmup")
+"""What can be asked to fail: kinds, and loads of what the same server's warmup built in another of its processes."""
+
 EXPECT = "expect"
 """Kind of a violation without an event: an expected kernel that was not reached."""
 

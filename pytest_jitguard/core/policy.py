@@ -52,8 +52,12 @@ class Policy:
     allowances: tuple[Allowance, ...] = ()
 
     def forbids(self, event: CompileEvent) -> bool:
-        """Tell whether an event of this system and kind fails a serving phase."""
-        return event.kind in self.fail_on and (self.monitors is None or event.system in self.monitors)
+        """Tell whether an event of this system and kind fails a serving phase.
+
+        A load of what the same server's warmup built in another process fails only as `cache_load:warmup`.
+        """
+        kind = f"{event.kind}:{event.origin}" if event.origin else event.kind
+        return kind in self.fail_on and (self.monitors is None or event.system in self.monitors)
 
     def allowance(self, event: CompileEvent) -> Allowance | None:
         """Return the first allowance that covers the event."""

@@ -34,6 +34,8 @@ class Recorder:
     `sink` receives each record as a plain mapping, begin records before the compile goes on. A sink must not raise,
     nor must `on_begin` and `on_end`. `on_finished` may raise into the compile: only the debugging mode `raise`
     sets it, and monitors call it through `finished`.
+
+    A forked child keeps the recorder that its monitors know, and renews it. What its parent began is not its to end.
     """
 
     def __init__(
@@ -57,6 +59,18 @@ class Recorder:
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
         _living.add(self)
+
+    def renew(self, image: str, sink: Callable[[Record], None], *, role: str = "", rank: int | None = None) -> None:
+        """Become the recorder of the forked child that calls this: no events, nobody listening, new locks."""
+        self.image, self.role, self.rank = image, role, rank
+        self.events = []
+        self.on_begin = self.on_end = self.on_finished = None
+        self._sink = sink
+        self._numbers = itertools.count(1)
+        self._lock = threading.RLock()
+
+    def _is_ours(self, event: CompileEvent) -> bool:
+        return event.id.rpartition("-")[0] == self.image
 
     def begin(
         self,
@@ -108,6 +122,8 @@ class Recorder:
         cure: str = "",
     ) -> None:
         """Record that an event is over; whatever was learned on the way replaces what the beginning guessed."""
+        if not self._is_ours(event):
+            return
         with self._lock:
             event.kind = kind or event.kind
             event.status = status
@@ -127,7 +143,7 @@ class Recorder:
         It may raise into that call, so nothing may be left to do: no lock held, nothing to hand on, nothing to undo.
         """
         __tracebackhide__ = True  # a failure at the culprit, not here
-        if self.on_finished:
+        if self.on_finished and self._is_ours(event):
             self.on_finished(event)
 
     def note(self, record: Record) -> None:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from pytest_jitguard.core.kinds import FAILING_KINDS, KINDS, MODES
+from pytest_jitguard.core.kinds import FAIL_ON, FAILING_KINDS, MODES
 
 GUARDS = ("marked", "all")
 CACHES = ("keep", "cold")
 PLACEMENTS = ("cpu", "meta")
+CHILDREN = ("auto", "off", "require")
 WAIVERS = (
     "nothing-guarded",
     "nothing-watched",
@@ -20,6 +21,10 @@ WAIVERS = (
     "interpret",
     "paid-debt",
     "journal-incomplete",
+    "between",
+    "late",
+    "children",
+    "stall-budget",
     "blind:NAME",
 )
 
@@ -169,7 +174,7 @@ SETTINGS: tuple[Setting, ...] = (
         FAILING_KINDS,
         "Kinds of events that fail a serving phase",
         metavar="KIND,...",
-        choices=KINDS,
+        choices=FAIL_ON,
     ),
     Setting(
         "monitors",
@@ -218,6 +223,13 @@ SETTINGS: tuple[Setting, ...] = (
         choices=PLACEMENTS,
     ),
     Setting(
+        "children",
+        "choice",
+        "auto",
+        "Watch child processes and servers: auto warns of those that did not report, require fails, off lets them be",
+        choices=CHILDREN,
+    ),
+    Setting(
         "forget",
         "flag",
         True,
@@ -255,16 +267,21 @@ class WarmupCall(NamedTuple):
 
 
 class Structured(NamedTuple):
-    """What `[tool.jitguard]` or `jitguard.toml` says: allowances, warmup steps with arguments, GPUs of one's own."""
+    """What `[tool.jitguard]` or `jitguard.toml` says.
+
+    Allowances, warmup steps with arguments, GPUs of one's own, and budgets: the longest stall in seconds that
+    something tolerates (a watchdog, a liveness probe), by its name.
+    """
 
     allow: tuple[tuple[str, str], ...] = ()
     warmup: tuple[WarmupCall, ...] = ()
     gpus: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    budgets: Mapping[str, float] = MappingProxyType({})
 
 
 def parse_structured(table: Mapping[str, Any], origin: str) -> Structured:
     """Check the structured configuration; SettingsError names the key, the value and what is accepted."""
-    known = {"allow", "warmup", "gpus"}
+    known = {"allow", "warmup", "gpus", "budgets"}
     unknown = sorted(set(table) - known)
     if unknown:
         raise SettingsError(
@@ -276,7 +293,17 @@ def parse_structured(table: Mapping[str, Any], origin: str) -> Structured:
     gpus = table.get("gpus", {})
     if not isinstance(gpus, dict) or not all(isinstance(gpu, dict) for gpu in gpus.values()):
         raise SettingsError(f"{origin}: gpus must be tables [gpus.NAME], not {gpus!r}")
-    return Structured(tuple((row["pattern"], row["reason"]) for row in allow), tuple(steps), gpus)
+    budgets = _budgets(table.get("budgets", {}), origin)
+    return Structured(tuple((row["pattern"], row["reason"]) for row in allow), tuple(steps), gpus, budgets)
+
+
+def _budgets(table: Any, origin: str) -> Mapping[str, float]:
+    if not isinstance(table, dict):
+        raise SettingsError(f"{origin}: budgets must be a table of seconds, such as nccl_watchdog = 600, not {table!r}")
+    for name, seconds in table.items():
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < float("inf"):
+            raise SettingsError(f"{origin}: budgets.{name} must be a number of seconds above 0, not {seconds!r}")
+    return {str(name): float(seconds) for name, seconds in table.items()}
 
 
 def _tables(table: Mapping[str, Any], name: str, origin: str) -> Sequence[Mapping[str, Any]]:
@@ -325,6 +352,7 @@ class Settings:
     cache: str = "keep"
     offline: str | None = None
     offline_tensors: str = "cpu"
+    children: str = "auto"
     forget: bool = True
     waive: tuple[str, ...] = ()
     baseline: str | None = None

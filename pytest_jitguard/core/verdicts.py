@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_jitguard.core.events import CompileEvent, topmost
+from pytest_jitguard.core.events import CompileEvent, process_name, topmost
 from pytest_jitguard.core.explain import Background, Explanation, explain
 from pytest_jitguard.core.kinds import EXPECT, deeds, words
 from pytest_jitguard.core.policy import Policy
@@ -46,6 +46,7 @@ class Violation:
     """One breach: an event that the policy forbids, or an expected kernel that was not reached (no event).
 
     `exceeded` names the limits that it exceeds together with the other violations of its test, if there are any.
+    `request` says which requests were under way, as far as their driver told.
     """
 
     message: str
@@ -53,13 +54,16 @@ class Violation:
     explanation: Explanation = field(default_factory=lambda: Explanation(""))
     label: str = ""
     exceeded: str = ""
+    request: str = ""
 
     @classmethod
-    def of(cls, event: CompileEvent, explanation: Explanation, now: float, label: str = "") -> Violation:
+    def of(
+        cls, event: CompileEvent, explanation: Explanation, now: float, label: str = "", request: str = ""
+    ) -> Violation:
         """Word a forbidden event: the whole story in one line."""
         where = f" while serving {label}" if label else " while serving"
-        message = f"{event.kernel} ({event.system}) {deed(event, now)}{where}: {explanation.cause}"
-        return cls(message, event, explanation, label)
+        message = f"{event.kernel} ({event.system}) {deed(event, now)}{_elsewhere(event)}{where}: {explanation.cause}"
+        return cls(message, event, explanation, label, request=request)
 
     def to_wire(self, phase: str = "serving") -> dict[str, Any]:
         """Return the violation in the form of the JSON report."""
@@ -73,6 +77,12 @@ class Violation:
             "module": event.module if event else None,
             "seconds": event.seconds if event else None,
             "pid": event.pid if event else None,
+            "role": event.role if event else "",
+            "rank": event.rank if event else None,
+            "world": event.world if event else None,
+            "scope": event.scope if event else "",
+            "origin": event.origin if event else "",
+            "request": self.request,
             "phase": phase,
             "label": self.label,
             "message": self.message,
@@ -84,6 +94,16 @@ class Violation:
             "cure": why.cure,
             "advice": why.advice,
         }
+
+
+GUARDS = ("", "pytest", "xdist worker", "xdist controller")
+"""Roles of the processes that run tests: a compile in one of them needs no word on where."""
+
+
+def _elsewhere(event: CompileEvent) -> str:
+    if event.role in GUARDS:
+        return ""
+    return f" {'on' if event.rank is not None else 'in'} {process_name(event)}"
 
 
 def wholes(violations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -100,6 +120,11 @@ def detail(violation: Mapping[str, Any]) -> list[str]:
     for name, key in (("launched", "launch_site"), ("called", "called_from")):
         if violation[key]:
             lines.append(f"{name:8s} {violation[key]}")
+    if violation.get("request"):
+        lines.append(f"request  {violation['request']}")
+    if (violation.get("world") or 1) > 1 and violation["seconds"] and violation["role"] not in GUARDS:
+        cost = duration(violation["seconds"])
+        lines.append(f"stall    up to {cost} × {violation['world']} GPUs, since ranks wait for each other")
     if violation["parts"]:
         seconds = sum(part["seconds"] or 0.0 for part in violation["parts"])
         why = ", one for each config that was tried" if violation["kind"] == "autotune" else ""
@@ -184,11 +209,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Served:
-    """An event of the serving phase: the label of its block, and why its block is exempt (empty if it is not)."""
+    """An event of the serving phase: the label of its block, and why its block is exempt (empty if it is not).
+
+    `request` says which requests were under way when it began.
+    """
 
     event: CompileEvent
     label: str = ""
     exempt: str = ""
+    request: str = ""
 
 
 def judge(
@@ -213,7 +242,7 @@ def judge(
             verdict.allowed.append(_allowed(item.event, reason, allowance.pattern if allowance else None))
             continue
         explanation = explain(item.event, background)
-        violation = Violation.of(item.event, explanation, now, item.label)
+        violation = Violation.of(item.event, explanation, now, item.label, item.request)
         (verdict.known if is_known(item.event, explanation) else left).append(violation)
     events = [violation.event for violation in left if violation.event]
     if left and policy.within_budget(events):

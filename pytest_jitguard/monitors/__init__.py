@@ -91,9 +91,21 @@ class Monitor:
 
 
 class MonitorSet:
-    """The monitors of one process."""
+    """The monitors of one process.
 
-    def __init__(self, names: Sequence[str], recorder: Recorder, waived: frozenset[str] = frozenset()) -> None:
+    `on_change` hears of each monitor whose name, state, version or detail is not what it heard last. It must not raise.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        recorder: Recorder,
+        waived: frozenset[str] = frozenset(),
+        *,
+        on_change: Callable[[Monitor], None] | None = None,
+    ) -> None:
+        self.on_change = on_change
+        self._told: dict[str, dict[str, Any]] = {}
         self.explicit = tuple(name for name in names if name != "auto")
         wanted = [*BUILTIN] if "auto" in names else []
         self.monitors = [load(name)(recorder) for name in dict.fromkeys([*wanted, *self.explicit])]
@@ -123,8 +135,36 @@ class MonitorSet:
                 monitor.install(module)
             except Exception as error:  # noqa: BLE001 - an exception here would make the user's import fail
                 monitor.blind(f"could not hook in: {type(error).__name__}: {error}")
+            self.tell()
 
         return install
+
+    @property
+    def unattended(self) -> list[Monitor]:
+        """The monitors whose library is half imported: `settle` hooks in when that is done."""
+        return list(self._pending)
+
+    def seen(self, system: str) -> None:
+        """Take an event of a system for the proof of its monitor: where no canary is sent, the first one is."""
+        monitor = self.named(system)
+        if monitor is not None and monitor.state == "unproven":
+            monitor.state, monitor.detail = "armed", "proven by its first event"
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell `on_change` of every library that is watched and whose monitor has changed since."""
+        for monitor in self.monitors if self.on_change else ():
+            state = monitor.to_wire()
+            if monitor.state != "waiting" and self._told.get(monitor.name) != state:
+                self._told[monitor.name] = state
+                if self.on_change:
+                    self.on_change(monitor)
+
+    def tell_anew(self, on_change: Callable[[Monitor], None]) -> None:
+        """Tell somebody else how every monitor stands, and what changes from now on: a forked child does."""
+        self.on_change = on_change
+        self._told.clear()
+        self.tell()
 
     def settle(self) -> None:
         """At a phase's end: hook into what finished importing, close events that are over, check what is resident."""
@@ -135,12 +175,14 @@ class MonitorSet:
             if monitor.state in ("armed", "unproven"):
                 _quietly(monitor, monitor.flush)
                 _quietly(monitor, monitor.reconcile)
+        self.tell()
 
     def prove(self) -> None:
         """Run the canaries that are due."""
         for monitor in self.monitors:
             if monitor.state in ("armed", "unproven"):
                 _quietly(monitor, monitor.prove)
+        self.tell()
 
     def disarm(self) -> None:
         """Remove every hook, last armed first."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
+
+from pytest_jitguard.processes import environment
 
 CACHE_ROOTS = {
     "TRITON_CACHE_DIR": "triton",
@@ -38,17 +39,7 @@ CACHE_ROOTS = {
 
 def redirect(folder: Path) -> Callable[[], None]:
     """Point every known cache root into an empty folder; return what puts the environment back."""
-    before = {variable: os.environ.get(variable) for variable in CACHE_ROOTS}
-    for variable, name in CACHE_ROOTS.items():
-        place = folder / name
+    places = {variable: folder / name for variable, name in CACHE_ROOTS.items()}
+    for place in places.values():
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.environ[variable] = str(place)
-
-    def restore() -> None:
-        for variable, value in before.items():
-            if value is None:
-                os.environ.pop(variable, None)
-            else:
-                os.environ[variable] = value
-
-    return restore
+    return environment.put({variable: str(place) for variable, place in places.items()})

@@ -1,4 +1,4 @@
-"""What a child process inherits from the guard: one environment variable, which says where to report and what to watch."""
+"""What a child process inherits from the guard: one environment variable, which says where to report and how."""
 
 from __future__ import annotations
 

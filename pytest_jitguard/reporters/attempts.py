@@ -148,7 +148,8 @@ def _outcome(attempts: Sequence[Attempt]) -> str:
 
 
 _VIOLATION: Mapping[str, Any] = {
-    **dict.fromkeys(("event", "parent", "system", "kind", "kernel", "module", "seconds", "pid")),
+    **dict.fromkeys(("event", "parent", "system", "kind", "kernel", "module", "seconds", "pid", "rank", "world")),
+    **dict.fromkeys(("role", "scope", "origin", "request"), ""),
     **dict.fromkeys(("phase", "label", "message", "launch_site", "called_from", "cure", "advice"), ""),
     "never_warmed": False,
     "changes": (),

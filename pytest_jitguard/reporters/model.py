@@ -11,6 +11,7 @@ from pytest_jitguard.core.baseline import Debt, debt_from_violation
 from pytest_jitguard.core.events import CompileEvent
 from pytest_jitguard.core.findings import Facts, Finding, failing, findings
 from pytest_jitguard.core.kinds import count
+from pytest_jitguard.reporters import fleet
 from pytest_jitguard.reporters.attempts import ENFORCING, Tests, attempts_by_test, bare_nodeid, test_entry
 from pytest_jitguard.reporters.reading import Process, ProcessRecords, Record, read_run, understand_all
 
@@ -71,6 +72,7 @@ def build(
     processes say about that in their session records counts too.
     """
     run = understand_all(processes)
+    doubles = fleet.relate(run)
     events = {event.id: event for process in run for event in process.events}
     attempts = attempts_by_test(run)
     tests = [test_entry(nodeid, attempts[nodeid], events) for nodeid in sorted(attempts)]
@@ -78,7 +80,7 @@ def build(
     _settle_debts(report, tests, baseline_debts)
     environment = _environment(run)
     lifted = list(environment.get("waive", ())) if waived is None else list(waived)
-    _find(report, run, attempts, tests, lifted)
+    _find(report, run, attempts, tests, environment, lifted)
     report.violated = [test for test in tests if _fails(test)]
     reasons = _reasons(report, run, tests)
     report.document = {
@@ -91,7 +93,11 @@ def build(
         "monitors": _monitors(run),
         "warmup": warmup_section(run),
         "tests": tests,
-        "events": [event_entry(event, process) for process in run for event in process.events],
+        "events": [
+            event_entry(event, process) for process in run for event in process.events if event.id not in doubles
+        ],
+        "servers": fleet.servers_section(run),
+        "children": fleet.children_section(run),
         "processes": [_process_entry(process) for process in run],
         "findings": [{**finding.to_wire(), "waived": finding not in report.failing} for finding in report.findings],
         "order_dependent": any(session["order_dependent"] for process in run for session in process.all("session")),
@@ -124,7 +130,8 @@ def _is_partial(run: Sequence[Process]) -> bool:
 
 
 def _is_cut_short(run: Sequence[Process], tests: Sequence[Mapping[str, Any]]) -> bool:
-    return any(process.died for process in run) or any(test["verdict"] == "interrupted" for test in tests)
+    dead = any(process.died for process in run if process.is_guard)
+    return dead or any(test["verdict"] == "interrupted" for test in tests)
 
 
 def _reasons(report: RunReport, run: Sequence[Process], tests: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -143,8 +150,8 @@ def _reasons(report: RunReport, run: Sequence[Process], tests: Sequence[Mapping[
         names = [test["nodeid"] for test in tests if test["verdict"] == word]
         if names:
             reasons.append(f"{count(len(names), 'test')} {story}, first {names[0]}")
-    reasons += [f"{process.name} ended without a goodbye: it was killed or crashed" for process in run if process.died]
-    return reasons
+    dead = [process.name for process in run if process.died and process.is_guard]
+    return [*reasons, *(f"{name} ended without a goodbye: it was killed or crashed" for name in dead)]
 
 
 def _settle_debts(report: RunReport, tests: Sequence[Mapping[str, Any]], baseline: frozenset[Debt] | None) -> None:
@@ -163,11 +170,12 @@ def _find(
     run: Sequence[Process],
     attempts: Tests,
     tests: Sequence[Mapping[str, Any]],
+    environment: Mapping[str, Any],
     waived: Sequence[str],
 ) -> None:
     noted = [record for process in run for record in process.all("finding")]
     own = dict.fromkeys(Finding(r["name"], r["message"], str(r.get("remedy", ""))) for r in noted)
-    concluded = findings(_facts(report, run, attempts, tests))
+    concluded = findings(_facts(report, run, attempts, tests, environment))
     if _is_cut_short(run, tests):
         concluded = [finding for finding in concluded if finding.name not in _ABSENCE]
     report.findings = list(dict.fromkeys([*own, *concluded]))
@@ -176,7 +184,15 @@ def _find(
     report.usage_errors = [finding for finding in report.failing if finding.name in usage]
 
 
-def _facts(report: RunReport, run: Sequence[Process], attempts: Tests, tests: Sequence[Mapping[str, Any]]) -> Facts:
+def _facts(
+    report: RunReport,
+    run: Sequence[Process],
+    attempts: Tests,
+    tests: Sequence[Mapping[str, Any]],
+    environment: Mapping[str, Any],
+) -> Facts:
+    settings = environment.get("settings", {})
+    silent = fleet.census(run).sentence
     unjudged = [test for test in tests if all(attempt.verdict is None for attempt in attempts[test["nodeid"]])]
     why = {"skipped": "skipped", "xfailed": "skipped", "failed": "failed in setup"}
     not_run = Counter(why.get(test["outcome"], "not run") for test in unjudged)
@@ -190,6 +206,11 @@ def _facts(report: RunReport, run: Sequence[Process], attempts: Tests, tests: Se
         warmup_events=sum(len(_warmup_events(process, "")) for process in run),
         lost_records=sum(process.lost + len(process.rejected) for process in run),
         paid_debt=[str(debt) for debt in report.paid_debts],
+        between=fleet.between(run, fleet.policy_of(environment)),
+        silent=[*([silent] if silent else []), *fleet.troubles(run)],
+        children=str(settings.get("children") or "auto"),
+        longest=fleet.longest_stall(run),
+        budgets=environment.get("budgets") or {},
     )
 
 
@@ -315,7 +336,7 @@ def _steps(record: Record) -> list[dict[str, Any]]:
 
 def event_entry(event: CompileEvent, process: Process) -> dict[str, Any]:
     """Return an event with its place in the run: phase, test (if it belongs to one), block."""
-    placed = process.place(event)
+    placed, *others = process.places(event)
     return {
         "id": event.id,
         "system": event.system,
@@ -328,6 +349,9 @@ def event_entry(event: CompileEvent, process: Process) -> dict[str, Any]:
         "test": bare_nodeid(placed.owner) if placed.attempt else None,
         "attempt": placed.attempt or None,
         "group": placed.owner if not placed.attempt else "",
+        "shared": [bare_nodeid(other.owner) for other in others],
+        "scope": event.scope,
+        "origin": event.origin,
         "label": placed.label,
         "started": event.started,
         "time": process.wall_clock(event.started),
@@ -335,6 +359,7 @@ def event_entry(event: CompileEvent, process: Process) -> dict[str, Any]:
         "pid": event.pid,
         "host": event.host,
         "rank": event.rank,
+        "world": event.world,
         "role": event.role,
         "thread": event.thread,
         "parent": event.parent,
@@ -354,6 +379,12 @@ def _process_entry(process: Process) -> dict[str, Any]:
         "host": process.host,
         "role": process.role,
         "image": process.image,
+        "scope": process.scope,
+        "guard": str(process.hello.get("guard") or process.image),
+        "rank": process.rank,
+        "world": process.world,
+        "argv": [str(part) for part in process.hello.get("argv") or ()],
+        "replaced": process.replaced,
         "time": process.born or None,
         "died": process.died,
         "lost": process.lost,

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_jitguard.core.events import CompileEvent
-from pytest_jitguard.core.phases import PhaseLog, Placed, Window
+from pytest_jitguard.core.phases import PhaseLog, Placed, RequestSpan, Window
 from pytest_jitguard.processes.journal import JournalText, read_folder
+from pytest_jitguard.processes.relatives import runs_here
 
 Record = Mapping[str, Any]
 
@@ -46,13 +47,14 @@ def _from_text(text: JournalText, alive: Collection[str], unwritten: dict[str, S
     # The file's name ends with the image, so that a journal whose first line is torn is still told apart.
     image = str(text.hello.get("image") or text.path.stem.rpartition("-")[2])
     extra = unwritten.pop(image, ())
+    is_alive = image in alive or (not text.ended and runs_here(text.hello))
     return ProcessRecords(
         role=str(text.hello.get("role", "")),
         image=image,
         records=[*text.records, *extra],
         rejected=text.rejected,
         recovered=len(extra),
-        alive=image in alive,
+        alive=is_alive,
     )
 
 
@@ -63,7 +65,11 @@ def _from_memory(image: str, records: Sequence[Record], alive: Collection[str]) 
 
 @dataclass
 class Process:
-    """One process image, understood. `rejected` are lines and records that do not fit, as text."""
+    """One process image, understood. `rejected` are lines and records that do not fit, as text.
+
+    `died` says that it ended without a goodbye, `replaced` that it called exec and goes on as another image. `offset`
+    is what its host's clock is behind, in seconds. `guards` are the pytest processes of the run.
+    """
 
     role: str
     image: str
@@ -74,6 +80,11 @@ class Process:
     phases: PhaseLog = field(default_factory=PhaseLog)
     events: list[CompileEvent] = field(default_factory=list)
     of_kind: dict[str, list[Record]] = field(default_factory=dict)
+    replaced: bool = False
+    rank: int | None = None
+    world: int | None = None
+    offset: float = 0.0
+    guards: Sequence[Process] = ()
 
     @property
     def pid(self) -> int:
@@ -91,6 +102,16 @@ class Process:
         return f"{self.role or 'a process'} (pid {self.pid})" if self.pid else self.role or "a process"
 
     @property
+    def scope(self) -> str:
+        """The server in whose tree the process is, empty in pytest's own."""
+        return str(self.hello.get("scope") or "")
+
+    @property
+    def is_guard(self) -> bool:
+        """Whether it is pytest itself, its xdist controller or a worker: then its phases count, and its death."""
+        return str(self.hello.get("guard") or self.image) == self.image
+
+    @property
     def born(self) -> float:
         """Wall-clock seconds at which the journal began."""
         return float(self.hello.get("time", 0.0))
@@ -100,14 +121,26 @@ class Process:
         return self.of_kind.get(kind, [])
 
     def place(self, event: CompileEvent) -> Placed:
-        """Return where an event of this process began."""
-        return self.phases.place(event.started)
+        """Return where an event of this process began; of several tests that share a server, the first's."""
+        return self.places(event)[0]
+
+    def places(self, event: CompileEvent) -> list[Placed]:
+        """Return where an event of this process began: several places only if tests of several workers shared it."""
+        if self.is_guard or self.phases.around(event.started):
+            return [self.phases.place(event.started)]
+        if not self.scope:
+            mine = (guard for guard in self.guards if guard.image == self.hello.get("guard"))
+            return [guard.phases.place(event.started) for guard in mine] or [Placed("between")]
+        knowing = (guard.phases for guard in self.guards if guard.phases.knows(self.scope))
+        told = [phases.place(event.started, self.scope) for phases in knowing]
+        served = [placed for placed in told if placed.served]
+        return served or sorted(told, key=lambda placed: placed.phase == "between")[:1] or [Placed("between")]
 
     def wall_clock(self, moment: float) -> float | None:
-        """Turn a moment of the monotonic clock into seconds since the epoch."""
+        """Turn a moment of the guards' monotonic clock into seconds since the epoch."""
         if "monotonic" not in self.hello:
             return None
-        return self.born + moment - float(self.hello["monotonic"])
+        return self.born + moment - self.offset - float(self.hello["monotonic"])
 
 
 def understand(raw: ProcessRecords) -> Process:
@@ -120,7 +153,9 @@ def understand(raw: ProcessRecords) -> Process:
     process.died = not goodbye and not raw.alive
     said = sum(_number(record.get("lost")) for record in goodbye)
     process.lost = max(0, said - raw.recovered)
+    _read_identity(process)
     _read_windows(process)
+    _read_uses(process)
     _read_events(process, still_running=raw.alive and not goodbye)
     _check_forms(process)
     return process
@@ -156,6 +191,46 @@ def _read_windows(process: Process) -> None:
         process.phases.add(window)
 
 
+def _read_identity(process: Process) -> None:
+    """Take what the process said of itself last: titles and ranks come after the first record."""
+    for record in (process.hello, *process.all("identity")):
+        process.role = str(record.get("role") or process.role)
+        process.rank = _whole(record.get("rank"), process.rank)
+        process.world = _whole(record.get("world"), process.world)
+    for record in process.all("clock"):
+        offset = record.get("offset")
+        process.offset = float(offset) if isinstance(offset, (int, float)) else process.offset
+
+
+def _whole(value: Any, otherwise: int | None) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else otherwise
+
+
+def _read_uses(process: Process) -> None:
+    spans: dict[Any, RequestSpan] = {}
+    for record in (*process.all("use"), *process.all("request")):
+        try:
+            if record["record"] == "use":
+                process.phases.use(str(record["owner"]), int(record["attempt"]), str(record["scope"]))
+            else:
+                spans[record["id"]] = _request(record)
+        except _MISFIT as error:
+            _reject(process, record, f"{type(error).__name__} {error}")
+    process.phases.requests.extend(spans.values())
+
+
+def _request(record: Record) -> RequestSpan:
+    return RequestSpan(
+        id=str(record["id"]),
+        scope=str(record["scope"]),
+        started=float(record["started"]),
+        owner=str(record["owner"]),
+        attempt=int(record["attempt"]),
+        text=str(record["text"]),
+        ended=None if record["ended"] is None else float(record["ended"]),
+    )
+
+
 def _window(record: Record) -> Window:
     return Window(
         id=int(record["window"]),
@@ -166,6 +241,7 @@ def _window(record: Record) -> Window:
         attempt=int(record["attempt"]),
         explicit=bool(record["explicit"]),
         allowed=str(record["allowed"]),
+        scope=str(record.get("scope") or ""),
     )
 
 
@@ -178,12 +254,12 @@ def _read_events(process: Process, *, still_running: bool) -> None:
             _reject(process, record, f"{type(error).__name__} {error}")
             continue
         event.pid, event.host, event.role = process.pid, process.host, process.role
-        rank = process.hello.get("rank")
-        event.rank = rank if isinstance(rank, int) else None
+        event.rank, event.world, event.scope = process.rank, process.world, process.scope
+        event.started += process.offset
         events[event.id] = event
     for record in process.all("end"):
         try:
-            events[record["event"]].finish(record)
+            events[record["event"]].finish(record, process.offset)
         except _MISFIT as error:
             _reject(process, record, f"{type(error).__name__} {error}")
     for event in events.values():
@@ -208,6 +284,9 @@ _NEEDED: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     "monitor": {"name": str, "state": str, "version": str, "detail": str},
     "warmup": {"label": str, "status": str, "seconds": (int, float), "cause": str, "steps": list},
     "session": {"monitors": list, "ever_armed": list, "order_dependent": bool},
+    "server": {"scope": str, "name": str, "state": str, "at": (int, float)},
+    "child": {"pid": int, "argv": list, "how": str, "started": (int, float), "python": (bool, type(None))},
+    "trouble": {"message": str},
 }
 """What the report relies on in records that no class of `core` reads."""
 
@@ -225,5 +304,17 @@ def _check_forms(process: Process) -> None:
 
 
 def understand_all(processes: Iterable[ProcessRecords]) -> list[Process]:
-    """Read all processes of a run, first started first."""
-    return sorted((understand(raw) for raw in processes), key=lambda process: (process.born, process.image))
+    """Read all processes of a run, first started first, and bring them together."""
+    run = sorted((understand(raw) for raw in processes), key=lambda process: (process.born, process.image))
+    guards = [process for process in run if process.is_guard]
+    for process in run:
+        process.guards = guards
+        if process.died and any(_follows(other, process) for other in run):
+            process.died, process.replaced = False, True
+    return run
+
+
+def _follows(other: Process, process: Process) -> bool:
+    """Tell whether another image is the same process after exec, which keeps the pid and the start time."""
+    same = all(other.hello.get(key) == process.hello.get(key) for key in ("host", "pid", "start"))
+    return same and bool(process.hello.get("start")) and other.born > process.born

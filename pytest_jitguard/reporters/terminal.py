@@ -40,6 +40,8 @@ def header(settings: Settings) -> list[Line]:
         parts.append(f"offline target {settings.offline} (tensors on {settings.offline_tensors})")
     if settings.baseline:
         parts.append(f"known debt in {settings.baseline}")
+    if settings.children != "auto":
+        parts.append(f"children {settings.children}")
     if settings.waive:
         parts.append(f"waived {', '.join(settings.waive)}")
     return [(f"jitguard {__version__}: {'; '.join(parts)}", _PLAIN)]
@@ -116,8 +118,9 @@ def _fit(text: str, width: int) -> str:
 
 def _findings(report: RunReport, verbose: int) -> list[Line]:
     failing = [(one_line(str(finding)), _RED_BOLD) for finding in report.failing]
-    waived = [(f"waived: {one_line(str(f))}", _YELLOW) for f in report.findings if f not in report.failing]
-    lines = [*failing, *waived]
+    rest = [finding for finding in report.findings if finding not in report.failing]
+    lenient = [(f"{'warning' if f.severity == 'warning' else 'waived'}: {one_line(str(f))}", _YELLOW) for f in rest]
+    lines = [*failing, *lenient]
     if verbose > 0 or len(lines) <= _MAX_FINDINGS:
         return lines
     left_out = len(lines) - (_MAX_FINDINGS - 1)
@@ -125,7 +128,8 @@ def _findings(report: RunReport, verbose: int) -> list[Line]:
 
 
 def _dead(document: Mapping[str, Any]) -> list[Line]:
-    dead = [f"{p['role'] or 'process'} (pid {p['pid']})" for p in document["processes"] if p["died"]]
+    guards = (p for p in document["processes"] if p["guard"] == p["image"])
+    dead = [f"{p['role'] or 'process'} (pid {p['pid']})" for p in guards if p["died"]]
     if not dead:
         return []
     told = "this report ends where its journal ends" if len(dead) == 1 else "this report ends where their journals end"
@@ -190,6 +194,7 @@ def _in_detail(group: KernelGroup) -> list[Line]:
 
 def _notes(document: Mapping[str, Any], verbose: int) -> list[Line]:
     notes = [*_tolerated(document, verbose), *_lenient(document), *_cut_short(document), *_not_judged(document)]
+    notes += [*_servers(document), *_gone(document)]
     unarmed = [_monitor(monitor) for monitor in document["monitors"] if monitor["state"] != "armed"]
     if unarmed:
         notes.append((f"monitors that are not armed: {'; '.join(unarmed)}", _YELLOW))
@@ -240,6 +245,27 @@ def _cut_short(document: Mapping[str, Any]) -> list[Line]:
 def _not_judged(document: Mapping[str, Any]) -> list[Line]:
     names = [test["nodeid"] for test in document["tests"] if test["verdict"] == "error"]
     return [(f"not judged, since their setup failed: {_some(names)}", _RED)] if names else []
+
+
+def _servers(document: Mapping[str, Any]) -> list[Line]:
+    """Say of each server how it came up and what it compiled meanwhile."""
+    lines: list[Line] = []
+    for server in document["servers"]:
+        ready = server["start_up_seconds"]
+        came = f"ready after {duration(ready)}" if ready is not None else f"never ready ({server['state']})"
+        warmed = count(server["events"].get("warmup", 0), "event")
+        ended = f", {server['ended']}" if server["ended"] else ""
+        processes = count(len(server["processes"]), "process reported", "processes reported")
+        lines.append((f"server {server['name']}: {came}, {warmed} in its warmup, {processes}{ended}", _PLAIN))
+    return lines
+
+
+def _gone(document: Mapping[str, Any]) -> list[Line]:
+    """Name the children that ended without a goodbye: what they last did may not be told."""
+    gone = [f"{p['role'] or 'process'} (pid {p['pid']})" for p in document["processes"] if p["died"]]
+    guards = [f"{p['role'] or 'process'} (pid {p['pid']})" for p in document["processes"] if p["guard"] == p["image"]]
+    children = [name for name in gone if name not in guards]
+    return [(f"gone without a goodbye: {_some(children)}", _PLAIN)] if children else []
 
 
 def _places(document: Mapping[str, Any], places: Mapping[str, str]) -> list[Line]:

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from pytest_jitguard.core.events import CompileEvent
 from pytest_jitguard.core.findings import Facts, failing, findings
 from pytest_jitguard.core.settings import WAIVERS
+from pytest_jitguard.core.stalls import stalls
 
 FAILED = {"status": "failed", "cause": "it broke", "steps": [{}]}
 EMPTY = {"status": "ok", "cause": "", "steps": [{}]}
@@ -46,7 +48,14 @@ def test_each_fact_has_its_finding(changed: dict[str, Any], expected: list[str])
     assert names(**{**FINE, **changed}) == expected
 
 
-REST = ["blind:a", "blind:b", "journal-incomplete", "paid-debt"]
+FLEET: dict[str, Any] = {
+    "between": ["server x: k compiled"],
+    "longest": stalls([CompileEvent("e", "s", "k", "m", 1.0, ended=9.0)])[0],
+    "budgets": {"liveness_probe": 5.0, "watchdog": 600.0},
+    "silent": ["1 of 2 Python processes did not report: python -S x.py (pid 3)"],
+    "children": "require",
+}
+REST = ["blind:a", "blind:b", "between", "stall-budget", "children", "journal-incomplete", "paid-debt"]
 
 
 @pytest.mark.parametrize(
@@ -58,18 +67,33 @@ REST = ["blind:a", "blind:b", "journal-incomplete", "paid-debt"]
     ],
 )
 def test_the_gravest_comes_first(worst: dict[str, Any], first: list[str]) -> None:
-    assert names(**{"monitors": BLIND, "lost_records": 2, "paid_debt": ["x"], **worst}) == first + REST
+    assert names(**{"monitors": BLIND, "lost_records": 2, "paid_debt": ["x"], **FLEET, **worst}) == first + REST
 
 
 def test_what_is_waived_does_not_fail_and_every_name_but_one_can_be() -> None:
-    facts = [Facts(monitors=BLIND, lost_records=1, paid_debt=["x"], warmups=[EMPTY]), Facts(guarded=1)]
+    facts = [Facts(monitors=BLIND, lost_records=1, paid_debt=["x"], warmups=[EMPTY], **FLEET), Facts(guarded=1)]
     found = [finding for each in facts for finding in findings(each)]
     assert {finding.name.replace(":a", ":NAME").replace(":b", ":NAME") for finding in found} == {*WAIVERS} - {
-        "interpret"
+        "interpret",  # a usage error
+        "late",  # noted by the guard that saw it
     }
-    assert [f.name for f in failing(found, ["blind:b", "warmup-empty", "paid-debt", "nothing-watched"])] == [
+    lifted = ["blind:b", "warmup-empty", "paid-debt", "nothing-watched", "between", "stall-budget", "children"]
+    assert [f.name for f in failing(found, lifted)] == [
         "nothing-guarded",
         "blind:a",
         "journal-incomplete",
     ]
     assert failing(found, []) == found
+
+
+def test_children_that_did_not_report_fail_only_where_they_are_required() -> None:
+    (lenient,) = findings(Facts(**{**FINE, "silent": FLEET["silent"]}))
+    assert (lenient.name, lenient.severity, failing([lenient], [])) == ("children", "warning", [])
+    (strict,) = findings(Facts(**{**FINE, "silent": FLEET["silent"], "children": "require"}))
+    assert failing([strict], []) == [strict]
+
+
+def test_a_stall_is_held_against_every_budget() -> None:
+    (finding,) = findings(Facts(**{**FINE, **{key: FLEET[key] for key in ("longest", "budgets")}}))
+    assert "stood still for 8.00 s (k), over liveness_probe (5.00 s)" in finding.message
+    assert findings(Facts(**{**FINE, "longest": FLEET["longest"], "budgets": {"watchdog": 8.0}})) == []

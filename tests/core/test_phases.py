@@ -147,7 +147,7 @@ def test_ancestry_and_records(log: PhaseLog) -> None:
     log.close(inner, 3.0)
     assert inner.open_record() == {
         **{"record": "open", "window": 2, "phase": "warmup", "label": "i", "started": 2.0},
-        **{"owner": "t", "attempt": 1, "explicit": True, "allowed": "why", "parent": 1},
+        **{"owner": "t", "attempt": 1, "explicit": True, "allowed": "why", "parent": 1, "scope": ""},
     }
     assert inner.close_record() == {"record": "close", "window": 2, "ended": 3.0}
     assert outer.open_record()["parent"] is None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -520,7 +521,11 @@ def test_a_real_journal_is_read_back(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "pytest")
     for record in gap().records[1:-1]:
         journal.write(record)
-    assert build(read_run(tmp_path)).document["processes"][0]["died"] is True
+    assert build(read_run(tmp_path)).document["processes"][0]["died"] is False, "it still runs"
+    of_the_dead = journal.path.read_text().replace(f'"pid":{os.getpid()},', '"pid":4194303,', 1)
+    (tmp_path / "dead").mkdir()
+    (tmp_path / "dead" / journal.path.name).write_text(of_the_dead)
+    assert build(read_run(tmp_path / "dead")).document["processes"][0]["died"] is True
     journal.close()
     report = build(read_run(tmp_path))
     assert report.document["processes"][0]["died"] is False

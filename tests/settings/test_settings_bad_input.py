@@ -25,6 +25,7 @@ REFUSED = {
     "cache": "warm",
     "offline": "  ",
     "offline_tensors": "gpu",
+    "children": "some",
     "forget": "2",
     "waive": "nothing",
     "baseline": " ",

@@ -24,6 +24,7 @@ VALUES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
     "cache": (("cold", "cold"), ("keep", "keep"), ("cold", "cold")),
     "offline": (("h100", "h100"), ("cuda:90", "cuda:90"), ("h20", "h20")),
     "offline_tensors": (("meta", "meta"), ("cpu", "cpu"), ("meta", "meta")),
+    "children": (("off", "off"), ("require", "require"), ("off", "off")),
     "forget": (("false", False), ("true", True), ("false", False)),
     "waive": (
         ("interpret", ("interpret",)),

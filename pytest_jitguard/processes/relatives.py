@@ -1,0 +1,145 @@
+"""The other processes whose events a guard judges: its children and the servers it uses, as their journals tell."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.processes import proc
+from pytest_jitguard.processes.tail import FolderTail, Record, Source
+
+_MISFIT = (KeyError, ValueError, TypeError, AttributeError, OverflowError)
+
+
+@dataclass
+class Relative:
+    """One process image: what it said of itself, and its events so far."""
+
+    hello: Record
+    role: str
+    rank: int | None = None
+    world: int | None = None
+    offset: float = 0.0
+    said_goodbye: bool = False
+    stamps: dict[str, float] = field(default_factory=dict)
+    events: dict[str, CompileEvent] = field(default_factory=dict)
+
+    @property
+    def pid(self) -> int:
+        """The process id on its host."""
+        return int(self.hello.get("pid", 0))
+
+    @property
+    def scope(self) -> str:
+        """The server in whose tree it runs, empty in pytest's own tree."""
+        return str(self.hello.get("scope") or "")
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still runs, as far as can be told: a process of another host is taken for living."""
+        if self.said_goodbye:
+            return False
+        return self.hello.get("host") != socket.gethostname() or _runs(self.pid, self.hello.get("start"))
+
+
+class Relatives:
+    """Keeps the events of other processes up to date for one guard.
+
+    `guard` is the image of the guard's own journal. `scopes` are the servers that it started or attached to.
+    """
+
+    def __init__(self, folder: Path, guard: str) -> None:
+        self.guard = guard
+        self.scopes: set[str] = set()
+        self.processes: dict[str, Relative] = {}
+        self._tail = FolderTail(folder, self._wants)
+
+    def _wants(self, hello: Record) -> bool:
+        if hello.get("image") == self.guard:
+            return False
+        scope = hello.get("scope") or ""
+        return scope in self.scopes if scope else hello.get("guard") == self.guard
+
+    def poll(self) -> list[CompileEvent]:
+        """Read what is new; return the events that have begun since the last time."""
+        begun = [event for source, record in self._tail.poll() for event in self._take(source, record)]
+        self._end_with_their_processes()
+        return begun
+
+    def _take(self, source: Source, record: Record) -> Iterator[CompileEvent]:
+        hello = source.hello or {}
+        image = str(hello.get("image"))
+        if image not in self.processes:
+            rank, world = hello.get("rank"), hello.get("world")
+            self.processes[image] = Relative(hello, str(hello.get("role", "")), _int(rank), _int(world))
+        try:
+            yield from self._understand(self.processes[image], record)
+        except _MISFIT:
+            pass  # the report counts it
+
+    def _understand(self, process: Relative, record: Record) -> Iterator[CompileEvent]:
+        kind = record["record"]
+        if kind == "begin":
+            event = CompileEvent.from_begin(record)
+            event.started += process.offset
+            identify(event, process)
+            process.events[event.id] = event
+            yield event
+        elif kind == "end":
+            process.events[record["event"]].finish(record, process.offset)
+        elif kind == "identity":
+            process.role, process.rank, process.world = (
+                str(record["role"]),
+                _int(record["rank"]),
+                _int(record["world"]),
+            )
+        elif kind == "clock":
+            process.offset = float(record["offset"])
+        elif kind == "stamp":
+            process.stamps[str(record["what"])] = float(record["at"]) + process.offset
+        elif kind == "bye":
+            process.said_goodbye = True
+
+    def _end_with_their_processes(self) -> None:
+        """Call interrupted what a process that is gone had begun; nobody need wait for it."""
+        for process in self.processes.values():
+            running = [event for event in process.events.values() if event.status == "running"]
+            if running and not process.is_alive:
+                for event in running:
+                    event.status = "interrupted"
+
+    def living(self) -> list[Relative]:
+        """Return the processes that still run."""
+        return [process for process in self.processes.values() if process.is_alive]
+
+    def stamps(self, scope: str, what: str) -> list[float]:
+        """Return when the processes of a server said that they had come so far (monotonic seconds)."""
+        mine = (process for process in self.processes.values() if process.scope == scope)
+        return [process.stamps[what] for process in mine if what in process.stamps]
+
+
+def identify(event: CompileEvent, process: Relative) -> None:
+    """Write on an event in which process it happened."""
+    event.pid, event.host = process.pid, str(process.hello.get("host", ""))
+    event.role, event.rank, event.world = process.role, process.rank, process.world
+    event.scope = process.scope
+
+
+def _int(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def runs_here(hello: Mapping[str, Any]) -> bool:
+    """Tell whether the process that wrote this first record still runs on this host."""
+    pid, start = hello.get("pid"), hello.get("start")
+    is_told = isinstance(pid, int) and isinstance(start, int) and start > 0
+    return is_told and hello.get("host") == socket.gethostname() and _runs(int(pid or 0), start)
+
+
+def _runs(pid: int, start: Any) -> bool:
+    """Tell whether a process runs; one that only waits for its parent to take notice of its end does not."""
+    return bool(proc.parent_of(pid)) and (not start or start == proc.start_of(pid))

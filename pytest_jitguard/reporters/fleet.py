@@ -1,0 +1,117 @@
+"""What the report says of processes as a fleet: servers, ranks, children that did not report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pytest_jitguard.core.census import Census, conclude
+from pytest_jitguard.core.events import CompileEvent, process_name
+from pytest_jitguard.core.kinds import FAILING_KINDS
+from pytest_jitguard.core.kinship import doubles_of, mark_origins
+from pytest_jitguard.core.phases import WARMING_PHASES
+from pytest_jitguard.core.policy import Allowance, Policy
+from pytest_jitguard.core.stalls import Stall, stalls
+from pytest_jitguard.core.verdicts import deed
+from pytest_jitguard.reporters.reading import Process, Record
+
+
+def relate(run: Sequence[Process]) -> set[str]:
+    """Mark where loads from disk come from; return the ids of events that are told by another event already."""
+    placed = [(event, process.place(event)) for process in run for event in process.events]
+    warmed = [event for event, place in placed if place.phase in WARMING_PHASES]
+    mark_origins((event for event, place in placed if place.served), warmed)
+    return set(doubles_of([event for event, _ in placed]))
+
+
+def policy_of(environment: Mapping[str, Any]) -> Policy:
+    """Return the rules of the session, which hold for what no test answers for."""
+    settings = environment.get("settings")
+    fail_on = settings.get("fail_on") if isinstance(settings, Mapping) else None
+    allowed = [Allowance(str(pattern), str(reason)) for pattern, reason in environment.get("allow", ())]
+    return Policy(fail_on=frozenset(fail_on or FAILING_KINDS), allowances=tuple(allowed))
+
+
+def between(run: Sequence[Process], policy: Policy) -> list[str]:
+    """Tell of what servers served outside of every test's call: no test answers for it."""
+    told = []
+    for process in run:
+        for event in process.events if process.scope else ():
+            nobody = process.place(event).phase == "between"
+            if nobody and policy.forbids(event) and not policy.allowance(event):
+                told.append(_outside(event, process))
+    return told
+
+
+def _outside(event: CompileEvent, process: Process) -> str:
+    """Say what a server compiled between tests, and whose late request it was for."""
+    spans = (span for guard in process.guards for span in guard.phases.in_flight(event.started, process.scope))
+    late = next((f", for a late request of {span.owner}" for span in spans if span.owner), "")
+    what = f"{event.kernel} ({event.system}) {deed(event, event.started)}"
+    return f"{server_name(process.scope)}, {process_name(event)}: {what}{late}"
+
+
+def server_name(scope: str) -> str:
+    """Return how people call a server, from its id `server:NAME#1`."""
+    return scope.removeprefix("server:").rpartition("#")[0] or scope
+
+
+def longest_stall(run: Sequence[Process]) -> Stall | None:
+    """Return the longest stall while serving."""
+    served = [event for process in run for event in process.events if any(p.served for p in process.places(event))]
+    return next(iter(stalls(served)), None)
+
+
+def census(run: Sequence[Process]) -> Census:
+    """Count the child processes that were started against those that reported."""
+    started = [{**record, "host": process.host} for process in run for record in process.all("child")]
+    return conclude(started, [process.hello for process in run if "monotonic" in process.hello])
+
+
+def children_section(run: Sequence[Process]) -> dict[str, Any]:
+    """Return the census of child processes."""
+    counted = census(run)
+    silent = [{"pid": one.pid, "host": one.host, "how": one.how, "argv": list(one.argv)} for one in counted.silent]
+    return {"python": counted.python, "reported": counted.reported, "silent": silent}
+
+
+def troubles(run: Sequence[Process]) -> list[str]:
+    """Tell of failures of the guard itself in child processes."""
+    return [f"{process.name}: {record['message']}" for process in run for record in process.all("trouble")]
+
+
+def servers_section(run: Sequence[Process]) -> list[dict[str, Any]]:
+    """Return every server of the run: how it stood at last, and what its process tree compiled when."""
+    latest: dict[str, Record] = {}
+    for process in run:
+        for record in process.all("server"):
+            latest[record["scope"]] = record
+    return [_server_entry(scope, record, run) for scope, record in latest.items()]
+
+
+def _server_entry(scope: str, record: Record, run: Sequence[Process]) -> dict[str, Any]:
+    mine = [process for process in run if process.scope == scope]
+    placed = [(event, process.place(event)) for process in mine for event in process.events]
+    phases = Counter("warmup" if p.phase in WARMING_PHASES else "served" if p.served else p.phase for _, p in placed)
+    return {
+        "scope": scope,
+        "name": str(record["name"]),
+        "state": record["state"],
+        "url": record.get("url"),
+        "argv": [str(part) for part in record.get("argv") or ()],
+        "log": record.get("log"),
+        "start_up_seconds": _seconds(record.get("start_up_seconds")),
+        "ended": str(record.get("ended") or ""),
+        "processes": [process.pid for process in mine],
+        "events": dict(sorted(phases.items())),
+    }
+
+
+def _seconds(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def gone(run: Iterable[Process]) -> list[str]:
+    """Name the child processes that ended without a goodbye."""
+    return [process.name for process in run if process.died and not process.is_guard]
