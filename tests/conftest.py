@@ -31,6 +31,7 @@ class GuardedRun:
         monkeypatch.setenv("TMPDIR", str(self.path / "tmp"))
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         monkeypatch.setenv("NO_COLOR", "1")
+        self.python = sys.executable
         self.plugins = ["-p", "pytest_jitguard.plugin"]
         self.args: tuple[str, ...] = ()
 
@@ -42,7 +43,7 @@ class GuardedRun:
         """Run pytest; `--jitguard` and the fake JIT's monitor are added unless switched off."""
         ours = ["--jitguard", f"--jitguard-json={self.path / 'report.json'}"] if on else []
         ours += ["--jitguard-monitors=fakejit_monitor:FakeMonitor"] if on and fake else []
-        command = [sys.executable, "-m", "pytest", *self.plugins, *ours, *args]
+        command = [self.python, "-m", "pytest", *self.plugins, *ours, *args]
         return self.pytester.run(*command, timeout=timeout)
 
     @property

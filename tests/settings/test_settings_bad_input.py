@@ -161,13 +161,16 @@ def test_a_wrong_value_is_no_matter_while_the_guard_is_off(
     [
         ("allow = [", ("jitguard.toml: is not valid TOML",)),
         ("\xff", ("jitguard.toml: is not valid TOML",)),
-        ("mode = 'warn'", ("unknown key 'mode'", "expected allow, gpus, warmup", "jitguard_...")),
+        ("mode = 'warn'", ("unknown key 'mode'", "expected allow, budgets, gpus, warmup", "jitguard_...")),
         ("allow = 'x'", ("allow must be a list of tables [[allow]], not 'x'",)),
         ("[[allow]]\npattern = 'x'", ("[[allow]] needs exactly the texts pattern and reason", "'x'")),
         ("[[allow]]\npattern = 'x'\nreason = ''", ("[[allow]] needs exactly the texts pattern and reason",)),
         ("[[warmup]]\ncall = 3", ("[[warmup]] takes call = 'package.module:callable' and kwargs", "{'call': 3}")),
         ("[[warmup]]\ncall = 'a.b'", ("[[warmup]] call: 'a.b' is not accepted; expected package.module:callable",)),
         ("[[warmup]]\ncall = 'a:b'\nkwarg = {}", ("[[warmup]] takes call", "'kwarg'")),
+        ("budgets = 1", ("budgets must be a table of seconds, such as nccl_watchdog = 600, not 1",)),
+        ("[budgets]\nprobe = 0", ("budgets.probe must be a number of seconds above 0, not 0",)),
+        ("[budgets]\nprobe = true", ("budgets.probe must be a number of seconds above 0, not True",)),
         ("gpus = 1", ("gpus must be tables [gpus.NAME], not 1",)),
     ],
 )
