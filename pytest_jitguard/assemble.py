@@ -8,7 +8,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,8 +25,11 @@ from pytest_jitguard.core.settings import BY_NAME, SETTINGS, Settings
 from pytest_jitguard.monitors import BUILTIN, MonitorError, MonitorSet, load
 from pytest_jitguard.offline import OfflineTarget
 from pytest_jitguard.processes import bootstrap, census, environment
+from pytest_jitguard.processes.caches import CACHE_ROOTS
 from pytest_jitguard.processes.inherit import Inherited
 from pytest_jitguard.processes.journal import Journal, make_folder
+from pytest_jitguard.processes.ray_door import RayDoor
+from pytest_jitguard.processes.ray_nodes import RayNodes
 from pytest_jitguard.processes.relatives import Relatives
 from pytest_jitguard.servers.leash import KEEPER
 from pytest_jitguard.session import GuardSession
@@ -114,7 +117,7 @@ def _watch(config: pytest.Config, process: Process) -> None:
 
 def _raise_children(process: Process, recorder: Recorder, monitors: MonitorSet) -> Inherited:
     """Make every Python process that is started from here report, and count them all."""
-    settings = process.settings
+    settings, journal = process.settings, process.journal
     inherited = Inherited(
         folder=process.folder,
         guard=process.journal.image,
@@ -126,13 +129,38 @@ def _raise_children(process: Process, recorder: Recorder, monitors: MonitorSet) 
     )
     process.undo.append(environment.put(inherited.variables()))
     process.undo.append(bootstrap.follow_forks(process.journal, recorder, monitors, inherited))
-    process.undo.append(census.watch(lambda record: None if _is_keeper(record) else process.journal.write(record)))
+    process.undo.append(
+        census.watch(lambda record: None if is_keeper(record.get("argv", ())) else journal.write(record))
+    )
+    _open_ray(process, inherited)
     return inherited
 
 
-def _is_keeper(record: Mapping[str, Any]) -> bool:
+def _open_ray(process: Process, inherited: Inherited) -> None:
+    """Let jobs on a Ray cluster report as well; nothing of this imports ray."""
+    session = process.session
+    assert session is not None
+
+    def say(message: str) -> None:
+        process.journal.write({"record": "trouble", "message": message})
+
+    cold = {name: os.environ[name] for name in CACHE_ROOTS if name in os.environ}
+    nodes = RayNodes(process.folder, process.journal.image, say)
+    door = RayDoor(inherited, say, variables=cold if process.settings.cache == "cold" else {}, leaving=nodes.leave)
+    process.undo.append(lambda: nodes.close(remove=not process.keep_folder))
+    process.undo.append(door.close)
+    door.open()
+
+    def fetch() -> None:
+        door.settle()
+        nodes.fetch()
+
+    session.fetch = fetch
+
+
+def is_keeper(argv: Sequence[str]) -> bool:
     """Tell whether a child is what keeps a server under test: it runs no code but ours."""
-    return str(KEEPER) in record.get("argv", ())
+    return str(KEEPER) in argv
 
 
 _TRITON_YES = ("1", "true", "on", "yes", "y")

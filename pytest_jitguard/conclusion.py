@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from pytest_jitguard.assemble import Process
+from pytest_jitguard.assemble import Process, is_keeper
 from pytest_jitguard.core import baseline as baselines
 from pytest_jitguard.display import Display
+from pytest_jitguard.processes import census
 from pytest_jitguard.reporters import json_report, model
+from pytest_jitguard.serving import GUARDING_KEY
 from pytest_jitguard.warmup import once
 
 
@@ -40,12 +42,18 @@ class Witness:
         if guard is None:
             return
         guard.settle()
+        if guard.relatives is not None:
+            for living in census.scan(self.process.folder):
+                if not is_keeper(living.argv):
+                    guard.recorder.note(living.record())
         stopped = bool(session.shouldstop or session.shouldfail)
         guard.recorder.note({**guard.finish(), "partial": stopped or self.deselected > 0})
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self) -> None:
-        """Say goodbye before xdist's controller takes this worker for finished."""
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """End shared servers and say goodbye, before xdist's controller takes this worker for finished."""
+        if GUARDING_KEY in session.config.stash:
+            session.config.stash[GUARDING_KEY].leave_shared()
         self.process.journal.say_goodbye()
 
 

@@ -21,6 +21,7 @@ from pytest_jitguard.processes.journal import shown_argv
 from pytest_jitguard.scopes import Scope
 from pytest_jitguard.servers.command import ServerCommand
 from pytest_jitguard.servers.server import HowItEnded, Observer, Server, wait_idle
+from pytest_jitguard.sharing import AttachedServer, Meeting
 from pytest_jitguard.traffic.http import Driving, drive, start_drive
 
 if TYPE_CHECKING:
@@ -42,6 +43,18 @@ class Guarding:
     inherited: Inherited | None
     folder: Path
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    shared: list[tuple[GuardedServer, Meeting]] = field(default_factory=list)
+
+    def leave_shared(self) -> None:
+        """At the end of the session: leave what others started, then wait for the guests of one's own servers."""
+        for _, meeting in self.shared:
+            meeting.leave()
+        for server, meeting in self.shared:
+            if not server.is_attached:
+                meeting.wait_for_guests()
+            if server.is_running:
+                server.stop()
+        self.shared.clear()
 
 
 GUARDING_KEY = pytest.StashKey[Guarding]()
@@ -70,7 +83,7 @@ class GuardedServer:
         self._driving: list[Driving] = []
         number = next(guarding.numbers) if guarding else 1
         self._scope = Scope(f"server:{command.name}#{_unique(number)}", command.name, drain=self.drain)
-        self._server = Server(
+        self._server: Server | AttachedServer = Server(
             command,
             self._scope.id,
             log,
@@ -158,15 +171,23 @@ class GuardedServer:
             with contextlib.suppress(Exception):  # what a request failed of is told by wait(), not here
                 driving.wait(max(0.0, until - time.monotonic()))
         self._driving = [driving for driving in self._driving if not driving.done]
-        if self._server.stopped_at is None and self._server.warmed_at is not None:
-            wait_idle(self._server, max(0.0, until - time.monotonic()))
+        if self.is_running and self._server.warmed_at is not None:
+            wait_idle(self._server.command.adapter, self.url, max(0.0, until - time.monotonic()))
 
     def stop(self) -> HowItEnded:
         """End the server and all of its processes; returns how it ended."""
+        self._note_lost()
         return self._server.stop()
+
+    def _note_lost(self) -> None:
+        """Note which of its processes are gone already: from now on it is no wonder."""
+        if self._guarding is not None and (relatives := self._guarding.session.relatives) and self.is_running:
+            self._guarding.session.hear()
+            self._scope.told["lost"] = [process.pid for process in relatives.lost(self._scope.id)]
 
     def start(self) -> GuardedServer:
         """Start it and wait until it is warmed; ServerError with the end of its log if that does not come."""
+        assert isinstance(self._server, Server)
         self._server.start()
         self._count_its_process()
         try:
@@ -175,6 +196,32 @@ class GuardedServer:
             self._server.stop()
             raise
         return self
+
+    def start_or_attach(self, meeting: Meeting) -> GuardedServer:
+        """Start it, unless another worker of this run has: then use that one."""
+        told = meeting.enter(self._started_for_all)
+        if told is not None and self._guarding is not None:
+            self._server = attached = AttachedServer.of(self._server.command, told)
+            self._scope.id = attached.scope
+            self._guarding.session.attach_scope(self._scope, attached.started, attached.warmed_at)
+        return self
+
+    def _started_for_all(self) -> dict[str, Any]:
+        server = self.start()._server
+        return {
+            **{"scope": self._scope.id, "url": server.url, "port": server.port, "pid": server.pid},
+            **{"log": str(server.log), "started": server.started, "warmed_at": server.warmed_at},
+        }
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and not stopped by us."""
+        return self._server.started is not None and self._server.stopped_at is None
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether another worker of this run started it."""
+        return isinstance(self._server, AttachedServer)
 
     def __enter__(self) -> Self:
         """Return the server, which runs already."""
@@ -190,6 +237,7 @@ class GuardedServer:
         """Note its first process, so that the census names it if it does not report: nobody else starts it."""
         if self._guarding is None or self._guarding.inherited is None:
             return
+        assert isinstance(self._server, Server)
         argv = shown_argv(list(self._server.argv))
         facts = {"pid": self.pid, "how": "server", "argv": argv, "python": is_python(argv)}
         self._note({"record": "child", **facts, "started": self._server.started})
@@ -201,7 +249,7 @@ class GuardedServer:
     def _starting(self, server: Server) -> None:
         assert self._guarding is not None
         self._guarding.session.begin_scope(self._scope)
-        facts = {"argv": list(server.argv), "url": server.url, "log": str(server.log)}
+        facts: dict[str, Any] = {"argv": list(server.argv), "url": server.url, "log": str(server.log)}
         self._guarding.session.scopes.tell(self._scope, "starting", **facts)
 
     def _ready(self, server: Server, at: float) -> None:
@@ -273,6 +321,7 @@ class ServerFactory:
         model: str = "",
         warmup: Warmup | Traffic | None = None,
         drain: float = 10.0,
+        shared: bool = False,
         log: str | os.PathLike[str] | None = None,
         **how: Any,
     ) -> GuardedServer:
@@ -281,18 +330,26 @@ class ServerFactory:
         `how` are the fields of `ServerCommand`: name, url, ready, ready_status, timeout, grace, environment, cwd, kind,
         port. `warmup` is a callable that gets the server, or requests for `drive`. `drain` is how many seconds the end
         of a test waits for its requests to be answered. It ends with the session, by `stop`, or as a context manager.
+
+        With `shared`, the workers of pytest-xdist use one server of this name together: the first one starts it. What
+        it compiles is charged to every test that is served at that moment.
         """
         server_command = ServerCommand(tuple(command), **how)
         path = Path(log) if log else self._folder / f"{_file_name(server_command.name)}-{len(self._servers) + 1}.log"
         warm = warmup if warmup is None or callable(warmup) else _driven(warmup)
         server = GuardedServer(server_command, self._guarding, path, model=model, drain=drain, warm=warm)
+        if shared and self._guarding is not None:
+            meeting = Meeting(self._folder / "servers", _file_name(server.name))
+            server.start_or_attach(meeting)
+            self._guarding.shared.append((server, meeting))
+            return server
         self._servers.append(server)
         return server.start()
 
     def close(self) -> None:
         """Stop every server that is still running, the last started first."""
         for server in reversed(self._servers):
-            if server._server.started is not None and server._server.stopped_at is None:
+            if server.is_running:
                 server.stop()
 
 

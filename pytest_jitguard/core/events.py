@@ -169,6 +169,10 @@ def _link(item: CompileEvent | Mapping[str, Any]) -> tuple[str | None, str | Non
 
 def process_name(event: CompileEvent) -> str:
     """Say in which process an event happened: `rank 3 of 8`, or `VLLM::EngineCore (pid 4711)`."""
-    if event.rank is not None:
+    if event.rank is not None and event.world != 1:
         return f"rank {event.rank}" + (f" of {event.world}" if event.world else "")
     return f"{event.role or 'a process'} (pid {event.pid})"
+
+
+GUARDS = ("", "pytest", "xdist worker", "xdist controller")
+"""Roles of the processes that run tests: a compile in one of them needs no word on where."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from pytest_jitguard.core.events import CompileEvent, process_name
+from pytest_jitguard.core.events import GUARDS, CompileEvent, process_name
 from pytest_jitguard.core.keys import NOT, Change, diff, nearest
 from pytest_jitguard.core.kinds import listed
 
@@ -57,7 +57,7 @@ def explain(event: CompileEvent, background: Background) -> Explanation:
         changes=changes,
         never_warmed=not comparable,
         launch_site=_relative(event.stack[0], background.root) if event.stack else "",
-        called_from=_relative(_called_from(event.stack, background.test_files), background.root),
+        called_from=_relative(_called_from(event, background.test_files), background.root),
         cure=event.cure,
         advice=advise(changes) if advise and changes else "",
     )
@@ -72,7 +72,9 @@ def _is_tuning(event: CompileEvent) -> bool:
     return event.kind == "autotune" or (event.key is not None and any(c.role == "tuning" for c in event.key.components))
 
 
-def _called_from(stack: Sequence[str], test_files: Collection[str]) -> str:
+def _called_from(event: CompileEvent, test_files: Collection[str]) -> str:
+    # The stack of a forked process goes on where it was forked, which says nothing about this call.
+    stack = event.stack if event.role in GUARDS else ()
     return next((frame for frame in stack if frame.rsplit(":", 2)[0] in test_files), "")
 
 

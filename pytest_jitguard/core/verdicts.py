@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_jitguard.core.events import CompileEvent, process_name, topmost
+from pytest_jitguard.core.events import GUARDS, CompileEvent, process_name, topmost
 from pytest_jitguard.core.explain import Background, Explanation, explain
 from pytest_jitguard.core.kinds import EXPECT, deeds, words
 from pytest_jitguard.core.policy import Policy
@@ -96,14 +96,11 @@ class Violation:
         }
 
 
-GUARDS = ("", "pytest", "xdist worker", "xdist controller")
-"""Roles of the processes that run tests: a compile in one of them needs no word on where."""
-
-
 def _elsewhere(event: CompileEvent) -> str:
     if event.role in GUARDS:
         return ""
-    return f" {'on' if event.rank is not None else 'in'} {process_name(event)}"
+    name = process_name(event)
+    return f" {'on' if name.startswith('rank ') else 'in'} {name}"
 
 
 def wholes(violations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

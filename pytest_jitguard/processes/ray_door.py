@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import copy
 import os
@@ -69,7 +70,8 @@ def _by_value(function: Callable[[], None]) -> Callable[[], None]:
 class RayDoor:
     """Puts the guard's variables into every `ray.init` of this process while it is open. Never raises into it.
 
-    `say` takes what could not be done. `leaving` is called before `ray.shutdown`: the last moment to read from nodes.
+    `say` takes what could not be done. `leaving` is called before `ray.shutdown`, and before Ray's own shutdown at the
+    exit of the process: the last moment to read from nodes.
     """
 
     def __init__(
@@ -85,8 +87,7 @@ class RayDoor:
         self._say = say
         self._leaving = leaving
         self._patches = PatchSet()
-        self._is_open = False
-        self._waits = False
+        self._is_open = self._waits = self._is_in = False
 
     def open(self) -> None:
         """Wait for Ray's import; never cause it. Also lets vLLM copy our variables to its workers."""
@@ -101,7 +102,7 @@ class RayDoor:
 
     def close(self) -> None:
         """Take everything back."""
-        self._is_open = False
+        self._is_open = self._waits = self._is_in = False
         self._patches.undo()
 
     def _let_vllm_copy(self) -> None:
@@ -115,15 +116,13 @@ class RayDoor:
 
     def _imported(self, ray: ModuleType) -> None:
         # A hook on an import cannot be taken back: after the door was closed it must find nothing to do.
-        if not self._is_open:
+        if not self._is_open or self._is_in:
             return
+        self._is_in = True
         self._patches.wrap(ray, "init", self._init)
         self._patches.wrap(ray, "shutdown", self._shutdown)
-        if _is_initialised(ray):
-            self._say(
-                "Ray was initialised before the guard was on: its workers do not report, and what they compile is not "
-                "seen; call ray.init() in a fixture or a test, or call ray.shutdown() first"
-            )
+        atexit.register(self._leave)  # Ray has registered its own by now, which is then called after this
+        self._patches.on_undo(lambda: atexit.unregister(self._leave))
 
     def _init(self, init: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -140,11 +139,14 @@ class RayDoor:
         return {**kwargs, "runtime_env": merged(theirs, ours)}
 
     def _shutdown(self, shutdown: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._leave()
+        return shutdown(*args, **kwargs)
+
+    def _leave(self) -> None:
         try:
             self._leaving()
         except Exception as error:  # noqa: BLE001 - the user's program must not notice
             self._say(f"journals could not be read before ray.shutdown(): {type(error).__name__}: {error}")
-        return shutdown(*args, **kwargs)
 
 
 def _takes_hook(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

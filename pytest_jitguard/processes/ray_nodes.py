@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
 import secrets
+import socket
 import sys
 import threading
 import time
@@ -85,25 +87,33 @@ class _Mirror:
         lines = [told, data] if self.clock not in (None, clock) else [data]
         if self.clock is None:
             first, newline, rest = data.partition(b"\n")
-            lines = [first + newline, told, rest]
-        _append(self.path, b"".join(lines))
+            lines = [first, newline or b"\n", told, rest]
+        _append(self.path, b"".join(lines), new=self.clock is None)
         self.taken += len(data)
         self.clock = clock
 
 
-def _append(path: Path, data: bytes) -> None:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    file = os.open(path, flags, 0o600)
+def _append(path: Path, data: bytes, *, new: bool) -> None:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    file = os.open(path, flags | os.O_CREAT | os.O_EXCL if new else flags, 0o600)
+    before = os.fstat(file).st_size
     try:
-        while data:
-            data = data[os.write(file, data) :]
+        if os.write(file, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        os.ftruncate(file, before)  # the whole chunk comes again
+        if new:
+            path.unlink()
+        raise
     finally:
         os.close(file)
 
 
 @dataclass
 class RayNodes:
-    """Mirrors the journals of a Ray cluster's nodes into `folder`, where the driver cannot read them itself.
+    """Mirrors the journals of a guard's processes on a Ray cluster into `folder`, where they cannot be read in place.
+
+    `folder` is the run's, `guard` the image of the guard: xdist workers share a folder, and each mirrors its own.
 
     Readers run as actors of the job that is connected in this process, one per node, without resources. `say` takes
     what went wrong, as text; nothing is raised, and no call waits longer than it is told to. `lost` names the nodes
@@ -111,6 +121,7 @@ class RayNodes:
     """
 
     folder: Path
+    guard: str
     say: Callable[[str], None]
     lost: list[str] = field(default_factory=list)
     _nodes: dict[str, _Node] = field(default_factory=dict)
@@ -118,6 +129,8 @@ class RayNodes:
     _mirrors: dict[str, _Mirror] = field(default_factory=dict)
     _marker: str = ""
     _job: str = ""
+    _head: str = ""
+    _lost_head: bool = False
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     # -- what the guard calls ------------------------------------------------------------------------------------------
@@ -145,7 +158,7 @@ class RayNodes:
         """Fetch all that is left, torn lines too, and end the readers; with `remove`, delete the nodes' folders."""
         self.fetch(torn=True)
         with self._lock, self._telling("readers on the Ray cluster could not be ended"):
-            if remove:
+            if remove and not self._lost_head:
                 refs = [node.actor.remove.remote(str(self.folder)) for node in self._foreign()]
                 for ref in refs:
                     self._result(ref, time.monotonic() + 5.0)
@@ -168,6 +181,8 @@ class RayNodes:
         if ray is None or not ray.is_initialized():
             self._nodes.clear()
             return False
+        if self._head_is_gone(ray):
+            return False
         self._follow_job(ray)
         there = {node["NodeID"]: node["NodeName"] for node in ray.nodes() if node["Alive"]}
         for node in [node for node in self._nodes.values() if node.id not in there]:
@@ -177,17 +192,33 @@ class RayNodes:
                 self._nodes[id] = self._start(id, name)
         return True
 
+    def _head_is_gone(self, ray: Any) -> bool:
+        """Tell whether the head stopped answering: asked for its nodes, Ray would wait a minute, then end the process.
+
+        A head that was never within reach (behind Ray Client) is not missed.
+        """
+        address = str(ray.get_runtime_context().gcs_address)
+        if _answers(address):
+            self._head = address
+        elif self._head == address:
+            if not self._lost_head:
+                self._lost_head = True
+                self.say(f"the head of the Ray cluster at {address} was lost; what its nodes wrote since is not known")
+            return True
+        return False
+
     def _follow_job(self, ray: Any) -> None:
         context = ray.get_runtime_context()
         if context.get_job_id() == self._job:
             return
-        self._job = context.get_job_id()
+        self._job, self._lost_head = context.get_job_id(), False
         self._nodes.clear()
         self._given_up.clear()
         variables = (context.runtime_env or {}).get("env_vars") or {}
         if not variables.get(VARIABLE):
             self.say(
-                "the workers of this Ray job do not report: ray.init() was not given the guard's runtime environment"
+                "the workers of this Ray job do not report, and what they compile is not seen: ray.init() was called "
+                "before the guard was on, or without its runtime environment; call it in a fixture or a test"
             )
 
     def _start(self, id: str, name: str) -> _Node:
@@ -211,7 +242,7 @@ class RayNodes:
     def _let_go(self) -> None:
         ray = sys.modules.get("ray")
         for node in self._nodes.values():
-            if ray is not None and ray.is_initialized() and node.actor is not None:
+            if ray is not None and ray.is_initialized() and node.actor is not None and not self._lost_head:
                 ray.kill(node.actor)
         self._nodes.clear()
         self._job = ""
@@ -247,12 +278,14 @@ class RayNodes:
         while asked:
             refs = [(node, self._ask(node, torn=torn)) for node in asked]
             asked = [node for node, ref in refs if self._take(node, self._answer(node, ref, until))]
+            if time.monotonic() > until:
+                return
 
     def _ask(self, node: _Node, *, torn: bool) -> Any:
         taken = {name: mirror.taken for name, mirror in self._mirrors.items()}
         # What is in the run's folder under its own name was not written elsewhere.
         taken.update((name, sys.maxsize) for name in os.listdir(self.folder) if name not in taken)  # noqa: PTH208
-        return node.actor.read.remote(str(self.folder), taken, AT_A_TIME, torn=torn)
+        return node.actor.read.remote(str(self.folder), self.guard, taken, AT_A_TIME, torn=torn)
 
     def _take(self, node: _Node, answer: tuple[list[Any], bool] | None) -> bool:
         """Mirror what a node sent; return whether it has more."""
@@ -269,7 +302,10 @@ class RayNodes:
         path = self.folder / f"ray-{node.id[:12]}-{chunk.name}"
         mirror = self._mirrors.setdefault(chunk.name, _Mirror(path, node.id))
         if chunk.start == mirror.taken:  # two nodes that share a folder both send it
-            mirror.append(chunk.data, clock)
+            try:
+                mirror.append(chunk.data, clock)
+            except FileExistsError:  # a child that is a driver of its own mirrors it
+                mirror.taken = sys.maxsize
 
     # -- clocks --------------------------------------------------------------------------------------------------------
 
@@ -302,7 +338,7 @@ class RayNodes:
             if not node.said_late:
                 node.said_late = True
                 self.say(f"node {node.name} of the Ray cluster did not answer in time; its journals are read later")
-        except ray.exceptions.RayActorError as error:
+        except ray.exceptions.RayError as error:
             self._restart(node, _first_line(error))
         return None
 
@@ -320,17 +356,37 @@ class RayNodes:
             self._lose(node, f"its reader died: {why}")
 
 
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=2.0):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
 def _new_reader(node: str) -> Any:
     """Start a reader on a node, and there only; it takes no resources and does not report itself."""
     import ray
-    from ray import cloudpickle
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-    options = {"num_cpus": 0, "max_restarts": 0, "scheduling_strategy": strategy}
-    cloudpickle.register_pickle_by_value(ray_reader)  # nodes may lack this package
+    unmonitored = {"env_vars": {VARIABLE: ""}}
+    with by_value():
+        reader = ray.remote(ray_reader.Reader).options(
+            num_cpus=0, max_restarts=0, scheduling_strategy=strategy, runtime_env=unmonitored
+        )
+        return reader.remote()
+
+
+@contextlib.contextmanager
+def by_value() -> Iterator[None]:
+    """Pickle readers with their code, for nodes that lack this package."""
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(ray_reader)
     try:
-        return ray.remote(ray_reader.Reader).options(runtime_env={"env_vars": {VARIABLE: ""}}, **options).remote()
+        yield
     finally:
         cloudpickle.unregister_pickle_by_value(ray_reader)
 

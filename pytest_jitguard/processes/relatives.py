@@ -116,6 +116,11 @@ class Relatives:
         """Return the processes that still run."""
         return [process for process in self.processes.values() if process.is_alive]
 
+    def lost(self, scope: str) -> list[Relative]:
+        """Return the processes of a server that are gone without a goodbye."""
+        mine = (process for process in self.processes.values() if process.scope == scope)
+        return [process for process in mine if not process.said_goodbye and not process.is_alive]
+
     def stamps(self, scope: str, what: str) -> list[float]:
         """Return when the processes of a server said that they had come so far (monotonic seconds)."""
         mine = (process for process in self.processes.values() if process.scope == scope)

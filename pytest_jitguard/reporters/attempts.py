@@ -185,8 +185,8 @@ def _left_unjudged(attempts: Sequence[Attempt]) -> Iterator[dict[str, Any]]:
     for attempt in attempts:
         if not attempt.interrupted or attempt.was_judged:
             continue
-        process = attempt.process
-        placed = [(event, process.place(event)) for event in process.events]
+        run = attempt.process.run or [attempt.process]
+        placed = [(event, place) for process in run for event in process.events for place in process.places(event)]
         warmed = [e for e, p in placed if p.phase in WARMING_PHASES and e.status == "ok"]
         for event, place in placed:
             mine = place.served and bare_nodeid(place.owner) == attempt.nodeid and place.attempt == attempt.number

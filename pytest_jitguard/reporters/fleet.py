@@ -69,11 +69,11 @@ def census(run: Sequence[Process]) -> Census:
     return conclude(started, [process.hello for process in run if "monotonic" in process.hello])
 
 
-def children_section(run: Sequence[Process]) -> dict[str, Any]:
+def children_section(run: Sequence[Process], servers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the census of child processes."""
     counted = census(run)
     silent = [{"pid": one.pid, "host": one.host, "how": one.how, "argv": list(one.argv)} for one in counted.silent]
-    return {"python": counted.python, "reported": counted.reported, "silent": silent}
+    return {"python": counted.python, "reported": counted.reported, "silent": silent, "gone": gone(run, servers)}
 
 
 def troubles(run: Sequence[Process]) -> list[str]:
@@ -104,6 +104,7 @@ def _server_entry(scope: str, record: Record, run: Sequence[Process]) -> dict[st
         "start_up_seconds": _seconds(record.get("start_up_seconds")),
         "ended": str(record.get("ended") or ""),
         "processes": [process.pid for process in mine],
+        "lost": [int(pid) for pid in record.get("lost") or ()],
         "events": dict(sorted(phases.items())),
     }
 
@@ -112,6 +113,7 @@ def _seconds(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def gone(run: Iterable[Process]) -> list[str]:
-    """Name the child processes that ended without a goodbye."""
-    return [process.name for process in run if process.died and not process.is_guard]
+def gone(run: Iterable[Process], servers: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Name the child processes that ended without a goodbye; those of a server only if it still ran then."""
+    ended = {(server["scope"], pid) for server in servers for pid in server["processes"] if pid not in server["lost"]}
+    return [p.name for p in run if p.died and not p.is_guard and (p.scope, p.pid) not in ended]

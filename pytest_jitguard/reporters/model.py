@@ -83,6 +83,7 @@ def build(
     _find(report, run, attempts, tests, environment, lifted)
     report.violated = [test for test in tests if _fails(test)]
     reasons = _reasons(report, run, tests)
+    servers = fleet.servers_section(run)
     report.document = {
         "schema": SCHEMA,
         "verdict": _verdict(report, run, tests),
@@ -96,8 +97,8 @@ def build(
         "events": [
             event_entry(event, process) for process in run for event in process.events if event.id not in doubles
         ],
-        "servers": fleet.servers_section(run),
-        "children": fleet.children_section(run),
+        "servers": servers,
+        "children": fleet.children_section(run, servers),
         "processes": [_process_entry(process) for process in run],
         "findings": [{**finding.to_wire(), "waived": finding not in report.failing} for finding in report.findings],
         "order_dependent": any(session["order_dependent"] for process in run for session in process.all("session")),
@@ -193,7 +194,7 @@ def _facts(
 ) -> Facts:
     settings = environment.get("settings", {})
     silent = fleet.census(run).sentence
-    unjudged = [test for test in tests if all(attempt.verdict is None for attempt in attempts[test["nodeid"]])]
+    unjudged = [test for test in tests if not any(attempt.was_judged for attempt in attempts[test["nodeid"]])]
     why = {"skipped": "skipped", "xfailed": "skipped", "failed": "failed in setup"}
     not_run = Counter(why.get(test["outcome"], "not run") for test in unjudged)
     return Facts(
@@ -250,16 +251,16 @@ def _ever_armed(process: Process) -> set[str]:
 
 def _monitors(run: Sequence[Process]) -> list[dict[str, Any]]:
     """Merge the monitors of all processes: the worst state wins."""
-    merged: dict[str, dict[str, Any]] = {}
+    merged: dict[str, tuple[dict[str, Any], Process]] = {}
     per_process: dict[str, list[dict[str, Any]]] = {}
     for process in run:
         for name, state in _monitor_states(process).items():
             per_process.setdefault(name, []).append({"pid": process.pid, "role": process.role, **state})
-            if name not in merged or _badness(state) > _badness(merged[name]):
-                merged[name] = state
+            if name not in merged or _badness(state, process) > _badness(*merged[name]):
+                merged[name] = (state, process)
     return [
         {
-            **merged[name],
+            **merged[name][0],
             "version": next((p["version"] for p in per_process[name] if p["version"]), ""),
             "ever_armed": any(name in _ever_armed(process) for process in run),
             "processes": [{key: row[key] for key in ("pid", "role", "state", "detail")} for row in per_process[name]],
@@ -268,7 +269,10 @@ def _monitors(run: Sequence[Process]) -> list[dict[str, Any]]:
     ]
 
 
-def _badness(state: Mapping[str, Any]) -> int:
+def _badness(state: Mapping[str, Any], process: Process) -> int:
+    if state["state"] == "unproven" and not process.is_guard:
+        # A child has no canary. One that imports the library and compiles nothing says nothing about the others.
+        return _STATES.index("waiting")
     return _STATES.index(state["state"]) if state["state"] in _STATES else len(_STATES)
 
 

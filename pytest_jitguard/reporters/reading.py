@@ -68,7 +68,7 @@ class Process:
     """One process image, understood. `rejected` are lines and records that do not fit, as text.
 
     `died` says that it ended without a goodbye, `replaced` that it called exec and goes on as another image. `offset`
-    is what its host's clock is behind, in seconds. `guards` are the pytest processes of the run.
+    is what its host's clock is behind, in seconds. `run` are all processes of the run, this one among them.
     """
 
     role: str
@@ -84,7 +84,7 @@ class Process:
     rank: int | None = None
     world: int | None = None
     offset: float = 0.0
-    guards: Sequence[Process] = ()
+    run: Sequence[Process] = field(default=(), repr=False)
 
     @property
     def pid(self) -> int:
@@ -100,6 +100,11 @@ class Process:
     def name(self) -> str:
         """How people find the process: `gw0 (pid 4711)`."""
         return f"{self.role or 'a process'} (pid {self.pid})" if self.pid else self.role or "a process"
+
+    @property
+    def guards(self) -> list[Process]:
+        """The pytest processes of the run."""
+        return [process for process in self.run if process.is_guard]
 
     @property
     def scope(self) -> str:
@@ -306,9 +311,8 @@ def _check_forms(process: Process) -> None:
 def understand_all(processes: Iterable[ProcessRecords]) -> list[Process]:
     """Read all processes of a run, first started first, and bring them together."""
     run = sorted((understand(raw) for raw in processes), key=lambda process: (process.born, process.image))
-    guards = [process for process in run if process.is_guard]
     for process in run:
-        process.guards = guards
+        process.run = run
         if process.died and any(_follows(other, process) for other in run):
             process.died, process.replaced = False, True
     return run

@@ -262,10 +262,8 @@ def _servers(document: Mapping[str, Any]) -> list[Line]:
 
 def _gone(document: Mapping[str, Any]) -> list[Line]:
     """Name the children that ended without a goodbye: what they last did may not be told."""
-    gone = [f"{p['role'] or 'process'} (pid {p['pid']})" for p in document["processes"] if p["died"]]
-    guards = [f"{p['role'] or 'process'} (pid {p['pid']})" for p in document["processes"] if p["guard"] == p["image"]]
-    children = [name for name in gone if name not in guards]
-    return [(f"gone without a goodbye: {_some(children)}", _PLAIN)] if children else []
+    gone = document["children"]["gone"]
+    return [(f"gone without a goodbye: {_some(gone)}", _PLAIN)] if gone else []
 
 
 def _places(document: Mapping[str, Any], places: Mapping[str, str]) -> list[Line]:

@@ -61,10 +61,9 @@ def running_requests(kind: str, url: str) -> int | None:
     if not gauges:
         return None
     try:
-        text = text_of(f"{url.rstrip('/')}/metrics", _METRICS_LIMIT)
+        return in_flight(text_of(f"{url.rstrip('/')}/metrics", _METRICS_LIMIT), gauges)
     except NoAnswer:
         return None
-    return None if text is None else in_flight(text, gauges)
 
 
 def in_flight(text: str, gauges: tuple[str, ...]) -> int | None:

@@ -19,24 +19,24 @@ class _StayHere(urllib.request.HTTPRedirectHandler):
         return None
 
 
-# A proxy of the environment must not be asked for a server on this machine.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _StayHere())
-
-
 def status_of(url: str, limit: float) -> int:
     """Return the status that a GET is answered with; each silence of the server may take `limit` seconds."""
     return _get(url, limit, body=False)[0]
 
 
-def text_of(url: str, limit: float) -> str | None:
-    """Return the body of a GET as text, None if its status is not 200."""
-    status, text = _get(url, limit, body=True)
-    return text if status == 200 else None
+def text_of(url: str, limit: float) -> str:
+    """Return the body of a GET as text, empty if its status tells of an error."""
+    return _get(url, limit, body=True)[1]
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    # A proxy of the environment must not be asked for a server on this machine.
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), _StayHere())
 
 
 def _get(url: str, limit: float, body: bool) -> tuple[int, str]:
     try:
-        with _OPENER.open(url, timeout=limit) as answer:
+        with _opener().open(url, timeout=limit) as answer:
             return answer.status, answer.read(_BODY_LIMIT).decode("utf-8", "replace") if body else ""
     except urllib.error.HTTPError as error:
         with error:

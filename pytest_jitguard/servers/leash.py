@@ -162,7 +162,9 @@ class Leash:
         return self.exited or (HowItEnded() if self._gone else None)
 
     def end(self) -> HowItEnded:
-        """Ask for the end, wait for it, and let nobody survive; harmless if it already came."""
+        """Ask for the end, wait for it, and let nobody survive; harmless if it already came or was interrupted."""
+        if self.ended is not None and self._process.returncode is not None:
+            return self.ended
         self._say("end")
         last = time.monotonic() + self._grace + keeper.FORCE + _MARGIN
         while not self._gone and time.monotonic() < last:

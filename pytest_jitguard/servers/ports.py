@@ -74,13 +74,10 @@ def stranger_on(port: int, server: int) -> int | None:
     So it is not the server, nor anybody whom that started, be it through a container's daemon. None where that cannot
     be told: another network namespace, processes whose files may not be seen, no /proc.
     """
-    holders = {inode: [] for inode in _listening(port)} if (since := _began(server)) else dict[str, list[int]]()
-    for pid in parents():
-        for inode in _sockets(pid).intersection(holders):
-            holders[inode].append(pid)
-    everybody = [pid for pids in holders.values() for pid in pids]
-    known = bool(holders) and all(holders.values())
-    return min(everybody) if known and all(_began(pid) < since for pid in everybody) else None
+    since, listening = _began(server), _listening(port)
+    held = {pid: found for pid in parents() if (found := _sockets(pid) & listening)}
+    known = bool(listening) and listening == set().union(*held.values())
+    return min(held) if known and all(_began(pid) < since for pid in held) else None
 
 
 def _began(pid: int) -> int:

@@ -256,13 +256,13 @@ class Server:
             self.stop()
 
 
-def wait_idle(server: Server, limit: float) -> int | None:
+def wait_idle(adapter: str, url: str, limit: float) -> int | None:
     """Wait up to `limit` seconds until a server has no request in flight, as far as `running_requests` can tell.
 
     Returns the last number: 0 when idle, None if it cannot be told, more if the limit was over first.
     """
     last, step = time.monotonic() + limit, _STEP
-    while (number := running_requests(server.command.adapter, server.url)) and time.monotonic() < last:
+    while (number := running_requests(adapter, url)) and time.monotonic() < last:
         time.sleep(max(0.0, min(step, last - time.monotonic())))
         step = min(2 * step, _LONGEST_STEP)
     return number

@@ -126,7 +126,7 @@ class Driving:
         TrafficError if requests failed (unless `check=False`), or if the run takes longer than `timeout` seconds; it
         goes on then.
         """
-        # Not join(): when Ctrl-C breaks it off, Python 3.11 and older take the thread for dead.
+        # Not join(): when Ctrl-C breaks it off, Python (3.11 is one) takes the thread for dead.
         if not self._over.wait(timeout):
             ended, planned = self._run.ended, len(self._run.jobs)
             message = f"{planned - ended} of {count(planned, 'request')} not ended after {timeout:g} s"

@@ -26,6 +26,7 @@ else:
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "pytest_jitguard"
+START_UP = {"_jitguard_start.py", "pytest_jitguard.pth", "pytest_jitguard.start"}
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("hatchling"), reason="needs hatchling")
 
@@ -47,7 +48,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_the_wheel_holds_the_package_whole_and_nothing_else(built: tuple[Path, Path]) -> None:
     names = zipfile.ZipFile(built[0]).namelist()
-    assert {name.split("/")[0] for name in names} == {PACKAGE, f"{PACKAGE}-{pytest_jitguard.__version__}.dist-info"}
+    info = f"{PACKAGE}-{pytest_jitguard.__version__}.dist-info"
+    assert {name.split("/")[0] for name in names} == {PACKAGE, info, *START_UP}
     here = {
         str(path.relative_to(ROOT)) for path in (ROOT / PACKAGE).rglob("*") if path.is_file() and path.suffix != ".pyc"
     }
@@ -66,7 +68,10 @@ def test_the_metadata_says_what_users_rely_on(built: tuple[Path, Path]) -> None:
     assert needed == {"pytest", "wrapt", "filelock", "tomli"}
     assert "Framework :: Pytest" in metadata.get_all("Classifier", [])
     points = wheel.read(f"{info}/entry_points.txt").decode()
-    assert points.split() == ["[pytest11]", "jitguard", "=", "pytest_jitguard.plugin"]
+    assert points.split() == [
+        *("[pytest11]", "jitguard", "=", "pytest_jitguard.plugin"),
+        *("[vllm.general_plugins]", "jitguard", "=", "_jitguard_start:start"),
+    ]
     assert any(name.endswith("LICENSE") for name in wheel.namelist())
 
 
@@ -83,7 +88,12 @@ def test_each_table_of_the_build_says_what_it_is_for_and_nothing_else() -> None:
     tables = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]
     assert tables == {
         "version": {"path": f"{PACKAGE}/__init__.py"},
-        "build": {"targets": {"wheel": {"packages": [PACKAGE]}, "sdist": {"exclude": ["/.github"]}}},
+        "build": {
+            "targets": {
+                "wheel": {"packages": [PACKAGE], "force-include": {name: name for name in START_UP}},
+                "sdist": {"exclude": ["/.github"]},
+            }
+        },
     }
 
 

@@ -1,0 +1,1 @@
+"""A real vLLM under the guard; see conftest.py."""
