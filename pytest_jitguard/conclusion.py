@@ -132,7 +132,7 @@ class Conclusion:
         self.display.problems = [*problems, *(str(hung) for hung in once.hung(self.process.folder / "turns"))]
         if (report.failing or report.violated or problems) and session.exitstatus in _GREEN:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if problems or any(process["died"] for process in report.document["processes"]):
+        if problems or _is_evidence(report):
             self.process.keep_folder = True
         return result
 
@@ -164,6 +164,15 @@ class Conclusion:
         unseen = self.process.baseline.debts if report.partial else frozenset()
         text = baselines.render([*report.known_debts, *report.new_debts, *unseen])
         path.write_text(text, encoding="utf-8")
+
+
+def _is_evidence(report: model.RunReport) -> bool:
+    """Tell whether somebody will want to read journals and logs of servers; what we ended ourselves needs no look."""
+    document = report.document
+    dead = any(process["died"] and process["guard"] == process["image"] for process in document["processes"])
+    failed_servers = any(server["state"] == "failed" for server in document["servers"])
+    served = bool(document["servers"]) and bool(report.failing or report.violated)
+    return dead or failed_servers or served or bool(document["children"]["gone"])
 
 
 _GREEN = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)

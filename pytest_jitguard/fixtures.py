@@ -76,6 +76,7 @@ class ActiveJitGuard(JitGuard):
         if attempt is None:
             return ()
         self._session.monitors.settle()
+        self._session.hear()
         return [event for event, _ in self._session.events_of(attempt)]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import difflib
 import itertools
 import os
 import tempfile
@@ -22,7 +24,7 @@ from pytest_jitguard.scopes import Scope
 from pytest_jitguard.servers.command import ServerCommand
 from pytest_jitguard.servers.server import HowItEnded, Observer, Server, wait_idle
 from pytest_jitguard.sharing import AttachedServer, Meeting
-from pytest_jitguard.traffic.http import Driving, drive, start_drive
+from pytest_jitguard.traffic.http import Driving, drive, replay, start_drive
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -152,6 +154,11 @@ class GuardedServer:
         driving = start_drive(self.url, requests, model=self._model(model), **self._observed(how))
         self._driving.append(driving)
         return driving
+
+    def replay(self, record: Record, **how: Any) -> Record:
+        """Send the requests of a record again, to the byte and at their times, as `traffic.http.replay` does."""
+        self.use()
+        return replay(record, self.url, **self._observed(how))
 
     def _model(self, model: str) -> str:
         if not (model or self.model):
@@ -294,7 +301,7 @@ class _RequestLog:
     def __call__(self, sent: Sent) -> None:
         scopes = self._session.scopes
         if sent.ended is None:
-            text = f"{sent.request} of {_short(self._owner[0])}" if self._owner[0] else str(sent.request)
+            text = f"{sent} of {_short(self._owner[0])}" if self._owner[0] else str(sent)
             self._spans[sent.id] = scopes.sent(self._scope, text, *self._owner, sent.started)
         elif sent.id in self._spans:
             scopes.answered(self._spans.pop(sent.id), sent.ended)
@@ -334,6 +341,7 @@ class ServerFactory:
         With `shared`, the workers of pytest-xdist use one server of this name together: the first one starts it. What
         it compiles is charged to every test that is served at that moment.
         """
+        _check_names(how)
         server_command = ServerCommand(tuple(command), **how)
         path = Path(log) if log else self._folder / f"{_file_name(server_command.name)}-{len(self._servers) + 1}.log"
         warm = warmup if warmup is None or callable(warmup) else _driven(warmup)
@@ -351,6 +359,15 @@ class ServerFactory:
         for server in reversed(self._servers):
             if server.is_running:
                 server.stop()
+
+
+def _check_names(how: Mapping[str, Any]) -> None:
+    known = [field.name for field in dataclasses.fields(ServerCommand)]
+    for name in how:
+        if name not in known:
+            like = difflib.get_close_matches(name, known, 1, 0.4)
+            hint = f" (did you mean {like[0]!r}?)" if like else f"; expected one of {', '.join(known)}"
+            raise TypeError(f"jitguard_server() has no argument {name!r}{hint}")
 
 
 def _driven(requests: Traffic) -> Warmup:

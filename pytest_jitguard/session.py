@@ -428,7 +428,9 @@ class GuardSession:
     def _left_elsewhere(self, attempt: Attempt) -> bool:
         """Tell whether a call left variants in another process that goes on: there they cannot be forgotten."""
         living = {relative.pid for relative in self._living()}
-        return any(placed.served and event.pid in living for event, placed in self.events_of(attempt))
+        policy = self.policy_of(attempt) or attempt.policy_of_blocks
+        served = [event for event, placed in self.events_of(attempt) if placed.served and policy.forbids(event)]
+        return any(event.pid in living for event in served)
 
     def not_run(self, outcome: str) -> None:
         """Note that the attempt's setup failed or skipped: a guarded test whose call never came proves nothing."""
@@ -509,8 +511,19 @@ class GuardSession:
         if self.launches() is not None:
             served = self.served_launches(attempt)
             hits = sum(n for name, n in served.items() if _matches(pattern, "triton", name))
-            return f"launched {hits} times" if hits else ""
-        return "resident" if any(_matches(pattern, *variant) for variant in self._residents.names()) else ""
+            if hits:
+                return f"launched {hits} times"
+        elif any(_matches(pattern, *variant) for variant in self._residents.names()):
+            return "resident"
+        # Launches in other processes are not counted.
+        return "resident in another process" if self._is_elsewhere(pattern, attempt) else ""
+
+    def _is_elsewhere(self, pattern: str, attempt: Attempt) -> bool:
+        """Tell whether another process that lives, of pytest's tree or of a server in use, has an expected kernel."""
+        living = {relative.pid for relative in self._living()}
+        events = (event for event in self.recorder.events if event.pid in living and event.status == "ok")
+        mine = (e for e in events if not e.scope or self.phases.uses(attempt.nodeid, attempt.number, e.scope))
+        return any(matches(pattern, event.system, event.kernel, event.module) for event in mine)
 
     def _stick(self, verdict: Verdict) -> None:
         """Keep a violated test violated: its second attempt is warm and proves nothing."""

@@ -167,6 +167,11 @@ def _link(item: CompileEvent | Mapping[str, Any]) -> tuple[str | None, str | Non
     return (item.id, item.parent) if isinstance(item, CompileEvent) else (item["event"], item.get("parent"))
 
 
+def server_name(scope: str) -> str:
+    """Return how people call a server, from its id `server:NAME#1`."""
+    return scope.removeprefix("server:").rpartition("#")[0] or scope
+
+
 def process_name(event: CompileEvent) -> str:
     """Say in which process an event happened: `rank 3 of 8`, or `VLLM::EngineCore (pid 4711)`."""
     if event.rank is not None and event.world != 1:

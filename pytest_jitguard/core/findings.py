@@ -36,7 +36,8 @@ class Facts:
 
     `guarded` counts guarded tests whose call ran; `not_run` says why others did not. `warmups` are the warmup records.
     `warmup_events` counts events of every kind that began in warmup windows. `between` tells of what servers compiled
-    outside of every test, `silent` of child processes that did not report; `children` is the setting. `longest` is the
+    outside of every guarded test, `silent` of child processes that did not report, `silent_servers` of servers of
+    which no process did, `troubles` of what failed of our own in children; `children` is the setting. `longest` is the
     longest stall while serving, held against `budgets`.
     """
 
@@ -51,6 +52,8 @@ class Facts:
     paid_debt: Sequence[str] = ()
     between: Sequence[str] = ()
     silent: Sequence[str] = ()
+    silent_servers: Sequence[str] = ()
+    troubles: Sequence[str] = ()
     children: str = "auto"
     longest: Stall | None = None
     budgets: Mapping[str, float] = field(default_factory=dict)
@@ -101,14 +104,18 @@ def _process_findings(facts: Facts) -> list[Finding]:
     if facts.between:
         more = len(facts.between) - _MOST
         what = "; ".join([*facts.between[:_MOST], *([f"{more} more"] if more > 0 else [])])
-        remedy = "a guarded test that uses the server must cover it, or its warmup"
-        found.append(Finding("between", f"served outside of every test's call: {what}", remedy))
+        remedy = "send it in the call of a guarded test that uses the server, or in its warmup"
+        found.append(Finding("between", f"no guarded test answers for what was served: {what}", remedy))
+    for server in facts.silent_servers:
+        remedy = "is pytest-jitguard installed where it runs?"
+        found.append(Finding("server-silent", f"no process of server {server} reported", remedy))
     if exceeded := over_budget(facts.longest, facts.budgets):
         message = f"{facts.longest}, over {listed(exceeded)}"
         found.append(Finding("stall-budget", message, "budgets stand in [tool.jitguard.budgets]"))
     severity = "error" if facts.children == "require" else "warning"
     remedy = "is pytest-jitguard installed in their environment?"
-    return [*found, *(Finding("children", silent, remedy, severity) for silent in facts.silent)]
+    told = [Finding("children", silent, remedy, severity) for silent in facts.silent]
+    return [*found, *told, *(Finding("children", trouble, "", severity) for trouble in facts.troubles)]
 
 
 _MOST = 3

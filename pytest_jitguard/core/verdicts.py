@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_jitguard.core.events import GUARDS, CompileEvent, process_name, topmost
+from pytest_jitguard.core.events import GUARDS, CompileEvent, process_name, server_name, topmost
 from pytest_jitguard.core.explain import Background, Explanation, explain
 from pytest_jitguard.core.kinds import EXPECT, deeds, words
 from pytest_jitguard.core.policy import Policy
@@ -100,7 +100,8 @@ def _elsewhere(event: CompileEvent) -> str:
     if event.role in GUARDS:
         return ""
     name = process_name(event)
-    return f" {'on' if name.startswith('rank ') else 'in'} {name}"
+    server = f" of server {server_name(event.scope)}" if event.scope else ""
+    return f" {'on' if name.startswith('rank ') else 'in'} {name}{server}"
 
 
 def wholes(violations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -182,6 +183,8 @@ class Verdict:
         entries = merge_entries(violation["cure"] for violation in told)
         if entries:
             lines += ["", "  add this to the warmup:", *(f"    {line}".rstrip() for line in entries.splitlines())]
+        if any(violation["scope"] for violation in told):
+            lines += ["", "  or let the server's warmup send such a request: jitguard_server(..., warmup=[...])"]
         # Last, since it has a price that the warmup entry has not.
         lines += [f"\n  {text}" for text in dict.fromkeys(violation["advice"] for violation in told) if text]
         return "\n".join(lines)

@@ -16,6 +16,9 @@ __all__ = ["BUILTIN", "Monitor", "MonitorError", "MonitorSet", "PatchSet", "load
 BUILTIN = {"triton": "pytest_jitguard.monitors.triton:TritonMonitor"}
 """Monitors by name; a table of import strings, so that nothing is imported before it is wanted."""
 
+TARGETS = {"triton": "triton"}
+"""The library that each of them waits for: a child process loads a monitor together with its library, not before."""
+
 
 class MonitorError(ValueError):
     """A monitor that was asked for by name and cannot be had."""
@@ -111,6 +114,7 @@ class MonitorSet:
         self.monitors = [load(name)(recorder) for name in dict.fromkeys([*wanted, *self.explicit])]
         for monitor in self.monitors:
             monitor.waived = waived
+        self._recorder, self._waived = recorder, waived
         self._pending: list[Monitor] = []
         self._armed = False
 
@@ -123,6 +127,13 @@ class MonitorSet:
         for monitor in self.monitors:
             if not when_imported(monitor.target, self._installer(monitor)):
                 self._pending.append(monitor)
+
+    def add(self, name: str, module: ModuleType) -> None:
+        """Take in one more monitor, whose library has just been imported; MonitorError if it cannot be had."""
+        monitor = load(name)(self._recorder)
+        monitor.waived = self._waived
+        self.monitors.append(monitor)
+        self._installer(monitor)(module)
 
     def _installer(self, monitor: Monitor) -> Callable[[ModuleType], None]:
         def install(module: ModuleType) -> None:

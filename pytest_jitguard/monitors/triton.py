@@ -162,7 +162,12 @@ class TritonMonitor(Monitor):
         misses, or the next canary; until then a listener on top of ours may hide that it began, or that it failed.
         """
         self._guarded("the listener's place", self._seat.take)
-        return do_compile(function, *args, **kwargs)
+        try:
+            return do_compile(function, *args, **kwargs)
+        except BaseException:
+            # Nobody else says so. In a server's process nobody flushes either, as long as it lives.
+            self._guarded("a compile that raised", self._flush_thread, self._here)
+            raise
 
     def _interpreter_imported(self, interpreter: ModuleType) -> None:
         """Watch for kernels that are never compiled, because `TRITON_INTERPRET` was set after we looked at it."""
@@ -313,12 +318,15 @@ class TritonMonitor(Monitor):
     def flush(self) -> None:
         """Close what raised: compiles and benchmarks whose frames run no more, on whatever thread."""
         for thread in list(self._threads):
-            # What is open first, then where the thread is: what begins in between is not looked at.
-            compiles, tunings = list(thread.compiles), list(thread.tunings)
-            running = _running(thread.ident) if compiles or tunings else set()
-            self._close(thread, compiles, tunings, running)
+            self._flush_thread(thread)
         alive = set(sys._current_frames())
         self._threads[:] = [t for t in self._threads if t.ident in alive or t.compiles or t.tunings]
+
+    def _flush_thread(self, thread: _Thread) -> None:
+        # What is open first, then where the thread is: what begins in between is not looked at.
+        compiles, tunings = list(thread.compiles), list(thread.tunings)
+        running = _running(thread.ident) if compiles or tunings else set()
+        self._close(thread, compiles, tunings, running)
 
     def _close(
         self, thread: _Thread, compiles: list[_OpenCompile], tunings: list[_OpenTuning], running: set[int]

@@ -7,15 +7,18 @@ library. What fails here is told in a `trouble` record and never to the program.
 from __future__ import annotations
 
 import atexit
+import functools
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping
+from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_jitguard.core.events import CompileEvent
 from pytest_jitguard.core.recorder import Recorder
-from pytest_jitguard.monitors import Monitor, MonitorError, MonitorSet, load
+from pytest_jitguard.monitors import BUILTIN, TARGETS, Monitor, MonitorError, MonitorSet, load
 from pytest_jitguard.patching import PatchSet, when_imported
 from pytest_jitguard.processes import census, proc, roles, stamps
 from pytest_jitguard.processes.inherit import Inherited
@@ -37,7 +40,7 @@ def start() -> None:
     May be called by several doors: the start-up file (twice on some Pythons), a plug-in of an engine.
     """
     global _reporter, _was_started
-    if _was_started or _reporter is not None:
+    if _was_started or _reporter is not None or _waits_for_site():
         return
     _was_started = True
     inherited = Inherited.read(os.environ)
@@ -46,6 +49,35 @@ def start() -> None:
     _reporter = _Reporter.of_child(inherited)
     _reporter.attempt("the start of a monitored process", _reporter.begin)
     _register()
+
+
+def _waits_for_site() -> bool:
+    """Tell whether this start comes too early: what we import may be in a folder that `site` has yet to add.
+
+    So it is in a virtual environment that sees the packages of the system. When every folder is there, `site` looks for
+    `sitecustomize`; that is when we start again.
+    """
+    if any(isinstance(finder, _SiteIsDone) for finder in sys.meta_path):
+        return True
+    if _SiteIsDone.noticed or importlib.util.find_spec("wrapt") is not None:
+        return False
+    sys.meta_path.insert(0, _SiteIsDone())
+    return True
+
+
+class _SiteIsDone(MetaPathFinder):
+    """Finds nothing, but notices when `sitecustomize` is looked for."""
+
+    noticed = False
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname == "sitecustomize":
+            sys.meta_path.remove(self)
+            _SiteIsDone.noticed = True
+            try:
+                start()
+            except Exception:  # noqa: BLE001 - as in _jitguard_start: the program must not notice
+                pass
 
 
 def stand_down() -> None:
@@ -66,6 +98,7 @@ def follow_forks(
     """
     global _reporter
     _reporter = mine = _Reporter(inherited, journal, recorder, monitors, is_child=False)
+    mine.attempt("the goodbye of forked processes", mine.await_multiprocessing)
     _register()
 
     def undo() -> None:
@@ -90,7 +123,6 @@ class _Reporter:
         self._undo: list[Callable[[], None]] = []
         self._title_before: str | None = None
         self._anchor = _Anchor()
-        when_imported("multiprocessing.util", self._multiprocessing_imported)
 
     @classmethod
     def of_child(cls, inherited: Inherited) -> _Reporter:
@@ -108,6 +140,8 @@ class _Reporter:
             ("the monitors", self._arm),
             ("the census", self._count),
             ("the stamps of engines", self._stamp),
+            ("the door into Ray clusters", self._await_ray),
+            ("the goodbye of forked processes", self.await_multiprocessing),
         )
         for what, step in steps:
             self.attempt(what, step)
@@ -129,13 +163,22 @@ class _Reporter:
 
     def _arm(self) -> None:
         inherited = self.inherited
-        names = [name for name in inherited.monitors if name == "auto" or self._can_be_had(name)]
+        wanted = list(dict.fromkeys([*(BUILTIN if "auto" in inherited.monitors else ()), *inherited.monitors]))
+        names = [name for name in wanted if name not in (*BUILTIN, "auto") and self._can_be_had(name)]
         waived = frozenset(inherited.waive)
         self.monitors = MonitorSet(names, self.recorder, waived, on_change=self._changed)
         self._undo.append(self.monitors.disarm)
         self.monitors.arm()
-        for monitor in self.monitors.unattended:
-            raise RuntimeError(f"{monitor.target} was half imported; what it compiles from now on is not seen")
+        late = [monitor.target for monitor in self.monitors.unattended]
+        for name in wanted:
+            if name in BUILTIN and not when_imported(TARGETS[name], functools.partial(self._add, name)):
+                late.append(TARGETS[name])
+        if late:
+            raise RuntimeError(f"{', '.join(late)} was half imported; what it compiles from now on is not seen")
+
+    def _add(self, name: str, module: ModuleType) -> None:
+        # A hook on an import cannot be taken back: after we left, the set is disarmed and takes hold of nothing.
+        self.attempt(f"the monitor {name}", self.monitors.add, name, module)
 
     def _can_be_had(self, name: str) -> bool:
         """Tell whether a monitor can be imported here; one that cannot must not cost us the others."""
@@ -162,6 +205,24 @@ class _Reporter:
 
     def _stamp(self) -> None:
         self._undo.append(stamps.watch(self.note))
+
+    def _await_ray(self) -> None:
+        when_imported("ray", lambda ray: self.attempt("the door into Ray clusters", self._open_ray, ray))
+
+    def _open_ray(self, ray: ModuleType) -> None:
+        """Let a Ray job that this process starts report as well: the engine of vLLM may be such a driver."""
+        if _reporter is not self:
+            return
+        from pytest_jitguard.processes.ray_door import RayDoor
+        from pytest_jitguard.processes.ray_nodes import RayNodes
+
+        nodes = RayNodes(self.inherited.folder, self.inherited.guard, self._say)
+        door = RayDoor(self.inherited, self._say, leaving=nodes.leave)
+        self._undo.append(door.close)
+        door.open(ray)
+
+    def _say(self, message: str) -> None:
+        self.note({"record": "trouble", "message": f"{self.journal.role} (pid {os.getpid()}): {message}"})
 
     def _listen(self) -> None:
         """Hear of each event as it begins: it proves its monitor, and is worth a look at who we are by now."""
@@ -222,6 +283,10 @@ class _Reporter:
             self._undo.append(self.monitors.disarm)
             self.attempt("the census", self._count)
             self.attempt("the stamps of engines", self._stamp)
+
+    def await_multiprocessing(self) -> None:
+        """Get a hold on `multiprocessing`, whose forked children end in a way of their own."""
+        when_imported("multiprocessing.util", self._multiprocessing_imported)
 
     def _multiprocessing_imported(self, util: ModuleType) -> None:
         # Held weakly there: dies with this reporter.

@@ -196,12 +196,14 @@ def scan(folder: Path) -> list[Living]:
     """Return the living processes of a run: those below this one, and those whose environment names its folder.
 
     For processes that nobody noted: started by `os.system`, by a shell, by a program that is not Python. Never raises;
-    what cannot be read (another user's process, a system without /proc) is left out.
+    what cannot be read (another user's process, a system without /proc) is left out, and so is what has another number
+    where it runs (in a container): what it says of itself could not be told to be the same process.
     """
     parents = {pid: parent for pid in proc.pids() if (parent := proc.parent_of(pid))}
     ours = _below(os.getpid(), parents)
     theirs = {pid for pid in parents.keys() - ours if _names_folder(pid, folder)}
-    return [living for pid in sorted((ours | theirs) - {os.getpid()}) if (living := _living(pid, parents[pid]))]
+    known = (pid for pid in sorted((ours | theirs) - {os.getpid()}) if proc.is_numbered_like_us(pid))
+    return [living for pid in known if (living := _living(pid, parents[pid]))]
 
 
 def _below(top: int, parents: Mapping[int, int]) -> set[int]:

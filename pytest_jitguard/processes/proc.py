@@ -34,10 +34,13 @@ def environment_of(pid: int) -> bytes:
 
 def executable_of(pid: int) -> str:
     """Return the path of the program that a process runs; empty if unknown."""
-    try:
-        return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")  # noqa: PTH115 - pathlib costs a start
-    except OSError:
-        return ""
+    return _link(f"/proc/{pid}/exe").removesuffix(" (deleted)")
+
+
+def is_numbered_like_us(pid: int) -> bool:
+    """Tell whether a process is in our PID namespace; taken for true where that cannot be read."""
+    mine, theirs = (_link(f"/proc/{one}/ns/pid") for one in ("self", pid))
+    return not theirs or mine == theirs
 
 
 def pids() -> list[int]:
@@ -56,6 +59,13 @@ def monotonic_of(start: int) -> float:
 
 def _stat(pid: int) -> list[str]:
     return _read(f"/proc/{pid}/stat").rpartition(b")")[2].decode("ascii", "replace").split()
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)  # noqa: PTH115 - pathlib costs a start
+    except OSError:
+        return ""
 
 
 def _read(path: str) -> bytes:

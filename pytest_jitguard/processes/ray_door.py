@@ -89,11 +89,18 @@ class RayDoor:
         self._patches = PatchSet()
         self._is_open = self._waits = self._is_in = False
 
-    def open(self) -> None:
-        """Wait for Ray's import; never cause it. Also lets vLLM copy our variables to its workers."""
+    def open(self, ray: ModuleType | None = None) -> None:
+        """Wait for Ray's import; never cause it. Also lets vLLM copy our variables to its workers.
+
+        `ray` is given by who was told of the import just now: asked in that moment, it is not finished yet.
+        """
         self._is_open = True
         self._let_vllm_copy()
-        self.settle()
+        if ray is None:
+            self.settle()
+        else:
+            self._waits = True
+            self._imported(ray)
 
     def settle(self) -> None:
         """Ask again for the import, if Ray was half imported when last asked."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from pytest_jitguard.core.census import Census, conclude
-from pytest_jitguard.core.events import CompileEvent, process_name
+from pytest_jitguard.core.events import CompileEvent, process_name, server_name
 from pytest_jitguard.core.kinds import FAILING_KINDS
 from pytest_jitguard.core.kinship import doubles_of, mark_origins
-from pytest_jitguard.core.phases import WARMING_PHASES
+from pytest_jitguard.core.phases import WARMING_PHASES, PhaseLog, RequestSpan
 from pytest_jitguard.core.policy import Allowance, Policy
 from pytest_jitguard.core.stalls import Stall, stalls
 from pytest_jitguard.core.verdicts import deed
+from pytest_jitguard.reporters.attempts import bare_nodeid
 from pytest_jitguard.reporters.reading import Process, Record
 
 
@@ -33,28 +34,38 @@ def policy_of(environment: Mapping[str, Any]) -> Policy:
     return Policy(fail_on=frozenset(fail_on or FAILING_KINDS), allowances=tuple(allowed))
 
 
-def between(run: Sequence[Process], policy: Policy) -> list[str]:
-    """Tell of what servers served outside of every test's call: no test answers for it."""
+def between(run: Sequence[Process], policy: Policy, unguarded: Collection[str]) -> list[str]:
+    """Tell of what servers served though no guarded test answers for it; the next test finds it warm.
+
+    `unguarded` are the tests, by node id, that were not guarded.
+    """
     told = []
     for process in run:
         for event in process.events if process.scope else ():
-            nobody = process.place(event).phase == "between"
-            if nobody and policy.forbids(event) and not policy.allowance(event):
-                told.append(_outside(event, process))
+            owners = [bare_nodeid(placed.owner) for placed in process.places(event) if placed.served]
+            answered = process.place(event).phase != "between" and not (owners and set(owners) <= set(unguarded))
+            if not answered and policy.forbids(event) and not policy.allowance(event):
+                told.append(_outside(event, process, owners))
     return told
 
 
-def _outside(event: CompileEvent, process: Process) -> str:
-    """Say what a server compiled between tests, and whose late request it was for."""
-    spans = (span for guard in process.guards for span in guard.phases.in_flight(event.started, process.scope))
-    late = next((f", for a late request of {span.owner}" for span in spans if span.owner), "")
+def _outside(event: CompileEvent, process: Process, owners: Sequence[str]) -> str:
+    """Say what a server compiled, and whose request it was for."""
     what = f"{event.kernel} ({event.system}) {deed(event, event.started)}"
-    return f"{server_name(process.scope)}, {process_name(event)}: {what}{late}"
+    where = f"{server_name(process.scope)}, {process_name(event)}: {what}"
+    if owners:
+        return f"{where}, in {owners[0]}, which is not guarded"
+    logs = [guard.phases for guard in process.guards]
+    asked = (_asker(span, phases) for phases in logs for span in phases.in_flight(event.started, process.scope))
+    return where + next(asked, "")
 
 
-def server_name(scope: str) -> str:
-    """Return how people call a server, from its id `server:NAME#1`."""
-    return scope.removeprefix("server:").rpartition("#")[0] or scope
+def _asker(span: RequestSpan, phases: PhaseLog) -> str:
+    sent_in = phases.place(span.started).phase
+    if not span.owner:
+        return f", for a request sent in phase {sent_in}"
+    late = sent_in == "serving"
+    return f", for a late request of {span.owner}" if late else f", for a request sent in the {sent_in} of {span.owner}"
 
 
 def longest_stall(run: Sequence[Process]) -> Stall | None:
@@ -74,6 +85,21 @@ def children_section(run: Sequence[Process], servers: Sequence[Mapping[str, Any]
     counted = census(run)
     silent = [{"pid": one.pid, "host": one.host, "how": one.how, "argv": list(one.argv)} for one in counted.silent]
     return {"python": counted.python, "reported": counted.reported, "silent": silent, "gone": gone(run, servers)}
+
+
+def silent(run: Sequence[Process]) -> list[str]:
+    """Tell of child processes that nobody could look into."""
+    counted = census(run)
+    return [counted.sentence] if counted.silent else []
+
+
+def silent_servers(run: Sequence[Process]) -> list[str]:
+    """Tell of servers that came up, and of which no process reported: whatever they compiled was not seen."""
+    return [
+        f"{server['name']} ({' '.join(server['argv'])})"
+        for server in servers_section(run)
+        if not server["processes"] and server["start_up_seconds"] is not None
+    ]
 
 
 def troubles(run: Sequence[Process]) -> list[str]:
@@ -99,6 +125,7 @@ def _server_entry(scope: str, record: Record, run: Sequence[Process]) -> dict[st
         "name": str(record["name"]),
         "state": record["state"],
         "url": record.get("url"),
+        "pid": _pid(record.get("pid")),
         "argv": [str(part) for part in record.get("argv") or ()],
         "log": record.get("log"),
         "start_up_seconds": _seconds(record.get("start_up_seconds")),
@@ -107,6 +134,10 @@ def _server_entry(scope: str, record: Record, run: Sequence[Process]) -> dict[st
         "lost": [int(pid) for pid in record.get("lost") or ()],
         "events": dict(sorted(phases.items())),
     }
+
+
+def _pid(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _seconds(value: Any) -> float | None:

@@ -193,7 +193,7 @@ def _facts(
     environment: Mapping[str, Any],
 ) -> Facts:
     settings = environment.get("settings", {})
-    silent = fleet.census(run).sentence
+    unguarded = {test["nodeid"] for test in tests if test["verdict"] == "unguarded"}
     unjudged = [test for test in tests if not any(attempt.was_judged for attempt in attempts[test["nodeid"]])]
     why = {"skipped": "skipped", "xfailed": "skipped", "failed": "failed in setup"}
     not_run = Counter(why.get(test["outcome"], "not run") for test in unjudged)
@@ -207,8 +207,10 @@ def _facts(
         warmup_events=sum(len(_warmup_events(process, "")) for process in run),
         lost_records=sum(process.lost + len(process.rejected) for process in run),
         paid_debt=[str(debt) for debt in report.paid_debts],
-        between=fleet.between(run, fleet.policy_of(environment)),
-        silent=[*([silent] if silent else []), *fleet.troubles(run)],
+        between=fleet.between(run, fleet.policy_of(environment), unguarded),
+        silent=fleet.silent(run),
+        silent_servers=fleet.silent_servers(run) if settings.get("children") != "off" else (),
+        troubles=fleet.troubles(run),
         children=str(settings.get("children") or "auto"),
         longest=fleet.longest_stall(run),
         budgets=environment.get("budgets") or {},

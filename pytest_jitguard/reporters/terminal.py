@@ -162,7 +162,7 @@ def _headline(report: RunReport) -> Line:
 
 def _launched(tests: Iterable[Mapping[str, Any]]) -> str:
     counted = [test["evidence"]["launches"] for test in tests if test["evidence"]["launches"] is not None]
-    return f" in {count(sum(counted), 'launch', 'launches')}" if counted else ""
+    return f" in {count(sum(counted), 'launch', 'launches')}" if sum(counted) else ""  # those of servers do not count
 
 
 def _shortened_groups(groups: Sequence[KernelGroup], room: int) -> list[Line]:
@@ -252,7 +252,7 @@ def _servers(document: Mapping[str, Any]) -> list[Line]:
     lines: list[Line] = []
     for server in document["servers"]:
         ready = server["start_up_seconds"]
-        came = f"ready after {duration(ready)}" if ready is not None else f"never ready ({server['state']})"
+        came = f"warm after {duration(ready)}" if ready is not None else f"never ready ({server['state']})"
         warmed = count(server["events"].get("warmup", 0), "event")
         ended = f", {server['ended']}" if server["ended"] else ""
         processes = count(len(server["processes"]), "process reported", "processes reported")

@@ -214,4 +214,13 @@ def _engine(command: tuple[str, ...]) -> str | None:
 
 
 def _default_name(command: tuple[str, ...]) -> str:
-    return _engine(command) or Path(command[0]).name
+    return _engine(command) or _program(command)
+
+
+def _program(command: tuple[str, ...]) -> str:
+    """Return what a command runs: behind a Python, the module or the script."""
+    name = Path(command[0]).name
+    rest = [part for part in command[1:] if not part.startswith("-") or part in ("-m", "-c")]
+    if not name.startswith(("python", "pypy")) or not rest or rest[0] == "-c":
+        return name
+    return rest[1].rpartition(".")[2] if rest[0] == "-m" and len(rest) > 1 else Path(rest[0]).stem

@@ -53,9 +53,10 @@ FLEET: dict[str, Any] = {
     "longest": stalls([CompileEvent("e", "s", "k", "m", 1.0, ended=9.0)])[0],
     "budgets": {"liveness_probe": 5.0, "watchdog": 600.0},
     "silent": ["1 of 2 Python processes did not report: python -S x.py (pid 3)"],
+    "silent_servers": ["vllm (vllm serve m)"],
     "children": "require",
 }
-REST = ["blind:a", "blind:b", "between", "stall-budget", "children", "journal-incomplete", "paid-debt"]
+REST = ["blind:a", "blind:b", "between", "server-silent", "stall-budget", "children", "journal-incomplete", "paid-debt"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_what_is_waived_does_not_fail_and_every_name_but_one_can_be() -> None:
         "interpret",  # a usage error
         "late",  # noted by the guard that saw it
     }
-    lifted = ["blind:b", "warmup-empty", "paid-debt", "nothing-watched", "between", "stall-budget", "children"]
+    lifted = ["blind:b", "warmup-empty", "paid-debt", "nothing-watched", "between", "server-silent", "stall-budget", "children"]
     assert [f.name for f in failing(found, lifted)] == [
         "nothing-guarded",
         "blind:a",

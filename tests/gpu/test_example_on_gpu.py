@@ -31,13 +31,6 @@ assert torch.cuda.is_initialized()
 """
 
 
-@pytest.fixture(autouse=True)
-def real_gpu() -> None:
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("needs an NVIDIA GPU, and torch sees none")
-
-
 def shape(report: Any) -> dict[str, Any]:
     """What must be equal on the GPU and on the offline target."""
     return {

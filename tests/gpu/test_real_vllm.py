@@ -28,9 +28,6 @@ COMPILED = {
 
 @pytest.fixture
 def vllm(guarded: GuardedRun, monkeypatch: pytest.MonkeyPatch, reporting_python: Path) -> GuardedRun:  # noqa: F811
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("needs an NVIDIA GPU, and torch sees none")
     pytest.importorskip("vllm")
     guarded.python = str(reporting_python)
     monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "0")
@@ -46,7 +43,7 @@ def test_every_compile_is_found_in_its_request_and_the_advice_cures_it(
     door: str, vllm: GuardedRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     args = (f"examples/real_vllm/test_{door}.py", "--jitguard-cache=cold", "-q", "-s", "-o", "filterwarnings=default")
-    first = vllm.run(*args, fake=False, timeout=500)
+    first = vllm.run(*args, fake=False, timeout=280)
     report = vllm.report
     found = {
         test["nodeid"].partition("[")[2].rstrip("]"): Counter(v["kernel"] for v in test["violations"])
@@ -64,6 +61,6 @@ def test_every_compile_is_found_in_its_request_and_the_advice_cures_it(
     (tmp_path / "entries.py").write_text(entries)
     print(entries)
     monkeypatch.setenv("WARMUP_ENTRIES", str(tmp_path / "entries.py"))
-    cured = vllm.run(*args, fake=False, timeout=500)
+    cured = vllm.run(*args, fake=False, timeout=280)
     assert cured.ret == 0, [v["message"] for t in vllm.report["tests"] for v in t["violations"]]
     assert set(vllm.verdicts().values()) == {"clean"}

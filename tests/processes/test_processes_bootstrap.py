@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+import venv
 from pathlib import Path
 
 import pytest
 
+from pytest_jitguard.monitors import BUILTIN, TARGETS, load
 from tests.processes.conftest import GUARD, Run, events, kinds, role
 
 MONITOR = ("fakejit_monitor:FakeMonitor",)
@@ -90,7 +93,38 @@ def test_nothing_of_pytest_torch_or_triton_is_imported(run: Run) -> None:
     loaded = set(json.loads(done.stdout))
     assert "pytest_jitguard.processes.bootstrap" in loaded
     assert not loaded & {"pytest", "_pytest", "pluggy", "torch", "triton"}
-    assert not [name for name in loaded if name.startswith("pytest_jitguard.offline")]
+    assert not [name for name in loaded if name.startswith(("pytest_jitguard.offline", "pytest_jitguard.monitors."))]
+
+
+def test_each_monitor_of_ours_waits_for_the_library_that_the_table_says() -> None:
+    assert {name: load(name).target for name in BUILTIN} == TARGETS
+
+
+def test_our_own_monitor_comes_with_its_library(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    run.inherited = run.inherited._replace(monitors=("auto", "triton"), waive=("interpret",))
+    run("-c", "import triton; triton.knobs.compilation.listener")
+    assert [(record["name"], record["state"]) for record in run.records("monitor")] == [("triton", "unproven")]
+    assert run.records("trouble") == []
+
+
+def test_packages_that_come_into_sight_later_in_the_start_are_waited_for(run: Run, tmp_path: Path) -> None:
+    """A virtual environment that sees the system's packages adds them after its own start-up files have run."""
+    venv.EnvBuilder(with_pip=False, symlinks=True).create(tmp_path / "venv")
+    first, second = (
+        next(place.glob("lib/python*/site-packages")) for place in (tmp_path / "venv", run.python.parent.parent)
+    )
+    for path in second.glob("*"):
+        if path.is_file():
+            shutil.copy(path, first / path.name.replace("_others", "zz_others"))
+    run.python = tmp_path / "venv" / "bin" / "python"
+    run("-c", "import fakejit, sys; fakejit.launch('a', n=1)")
+    assert kinds(run.journals[0]) == ["hello", "monitor", "begin", "monitor", "end", "bye"]
+    (first / "zz_others.pth").unlink()
+    done = run("-c", "import sys; assert not any('jitguard' in repr(finder) for finder in sys.meta_path)")
+    assert done.stderr == ""
+    assert kinds(run.journals[1])[0 :: len(run.journals[1].records) - 1] == ["hello", "bye"]
+    assert {record["message"].rpartition(": ")[2] for record in run.records("trouble")} == {"No module named 'wrapt'"}
 
 
 # -- the offline target ------------------------------------------------------------------------------------------------
@@ -264,8 +298,9 @@ if os.fork() == 0:
     subprocess.run([sys.executable, "-S", "-c", "pass"])
     assert not ended
     sys.exit()
-os.wait()
+assert os.wait()[1] == 0
 recorder.end(event)
+assert ended == [event]
 journal.close()
 """
     _guard(run, program)
@@ -277,6 +312,20 @@ journal.close()
     (silent,) = run.census.silent
     assert silent.argv[1:] == ("-S", "-c", "pass")
     assert role(child) == "child"
+
+
+def test_what_a_forked_child_of_multiprocessing_starts_is_noted_too(run: Run) -> None:
+    """It lives inside its parent's call of `start()`, which counts once."""
+    program = """
+import multiprocessing, subprocess, sys
+def work(): subprocess.run([sys.executable, "-S", "-c", "pass"])
+process = multiprocessing.get_context("fork").Process(target=work)
+process.start()
+process.join()
+"""
+    run("-c", program)
+    (silent,) = run.census.silent
+    assert (run.census.python, silent.argv[1:]) == (3, ("-S", "-c", "pass"))
 
 
 def test_a_guard_that_ended_follows_no_forks(run: Run) -> None:

@@ -305,23 +305,32 @@ def test_sixty_four_processes_that_write_at_once_tear_nothing(tmp_path: Path) ->
 
 
 def test_threads_that_write_at_once_tear_nothing_while_the_file_is_deleted(tmp_path: Path) -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        _write_and_delete(tmp_path)
+    finally:
+        sys.setswitchinterval(before)
+
+
+def _write_and_delete(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "child")
     together = threading.Barrier(9)
 
     def work(name: str) -> None:
         together.wait()
-        _say(journal, *(f"{name}-{number}" for number in range(100)))
+        _say(journal, *(f"{name}-{number}" for number in range(300)))
 
     threads = [threading.Thread(target=work, args=(str(number),)) for number in range(8)]
     for thread in threads:
         thread.start()
     together.wait()
-    for _ in range(20):
+    while any(thread.is_alive() for thread in threads):
         journal.path.unlink(missing_ok=True)
     for thread in threads:
         thread.join()
     _say(journal, "last")
-    assert sorted(_written(journal)[1:-1]) == sorted(f"{name}-{n}" for name in range(8) for n in range(100))
+    assert sorted(_written(journal)[1:-1]) == sorted(f"{name}-{n}" for name in range(8) for n in range(300))
 
 
 def test_what_json_cannot_say_is_written_as_text(tmp_path: Path) -> None:

@@ -136,6 +136,17 @@ def ray_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def cluster(ray_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster whose nodes may be killed; node one has our start-up file, the others have the hook alone."""
+    yield from made(ray_folder, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def cluster_of_module(ray_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Another one, for tests that need it whole."""
+    yield from made(ray_folder, tmp_path_factory)
+
+
+def made(ray_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     pytest.importorskip("ray", reason="ray is not installed")
     if not is_permitted():
         pytest.skip("namespaces are not permitted here (unshare), so a node cannot have a folder of its own")
@@ -175,7 +186,7 @@ def run(cluster: Cluster) -> Run:
     folder.mkdir(mode=0o700)
     facts = cluster.private / "facts.json"
     script = Path(__file__).parent / "ray_jobs.py"
-    _all_joined(cluster)
+    all_joined(cluster)
     command = [sys.executable, str(script), cluster.address, str(folder), str(facts)]
     command += [str(cluster.nodes["two"].pid), str(cluster.head_server())]
     done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, timeout=120)
@@ -183,7 +194,7 @@ def run(cluster: Cluster) -> Run:
     return Run(cluster, folder, json.loads(facts.read_text()))
 
 
-def _all_joined(cluster: Cluster) -> None:
+def all_joined(cluster: Cluster) -> None:
     code = (
         "import ray, sys, time\n"
         "ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')\n"

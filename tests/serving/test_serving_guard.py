@@ -44,13 +44,13 @@ def test_a_compile_in_a_rank_fails_the_test_that_asked_for_it(served: ServedRun)
     }
     (violation,) = served.violations("test_one_rank")
     assert (violation["kernel"], violation["rank"], violation["world"]) == ("cold", 1, 2)
-    assert "on rank 1 of 2 while serving: this kernel was never warmed" in violation["message"]
+    assert "on rank 1 of 2 of server fake while serving: this kernel was never warmed" in violation["message"]
     assert violation["request"].endswith("of test_one_rank")
     (server,) = served.report["servers"]
     assert (server["name"], server["state"], server["events"]) == ("fake", "stopped", {"warmup": 2, "served": 1})
     assert served.report["children"]["silent"] == []
     assert served.report["order_dependent"]
-    result.stdout.fnmatch_lines(["*server fake: ready after *, 2 events in its warmup, *"])
+    result.stdout.fnmatch_lines(["*server fake: warm after *, 2 events in its warmup, *"])
 
 
 def test_warmup_requests_are_warmup(served: ServedRun) -> None:
@@ -97,7 +97,9 @@ def test_what_is_served_to_nobody_fails_the_session(served: ServedRun) -> None:
     result.assert_outcomes(passed=1)
     (finding,) = served.report["findings"]
     assert finding["name"] == "between"
-    assert "fake, child" in finding["message"] or "fake, rank 0 of 1: in_setup (fakejit) " in finding["message"]
+    assert "fake, SpawnProcess-1 (pid " in finding["message"]
+    assert "in_setup (fakejit) compiled in " in finding["message"]
+    assert finding["message"].endswith(", for a request sent in the setup of test_suite.py::test_a")
     waived = served.run("--jitguard-waive=between")
     assert waived.ret == 0
 
@@ -202,12 +204,16 @@ def test_a_server_that_does_not_report_is_named(served: ServedRun) -> None:
     @pytest.mark.jitguard
     def test_a(server): fakejit.launch("here") if False else server.drive([ask()])
     """)
-    lenient = served.run()
-    lenient.assert_outcomes(passed=1)
-    lenient.stdout.fnmatch_lines(["warning: children: 1 of * did not report: * -S *fake_server.py --port *"])
-    strict = served.run("--jitguard-children=require")
-    assert strict.ret == pytest.ExitCode.TESTS_FAILED
+    result = served.run()
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED, "a server that nobody could look into proves nothing"
+    result.stdout.fnmatch_lines(["server-silent: no process of server fake_server (* -S *fake_server.py *) reported *"])
+    result.stdout.fnmatch_lines(["warning: children: 1 of * did not report: * -S *fake_server.py --port *"])
     assert served.report["children"]["silent"][0]["how"] == "server"
+    waived = served.run("--jitguard-waive=server-silent,nothing-watched")
+    assert waived.ret == 0
+    strict = served.run("--jitguard-waive=server-silent,nothing-watched", "--jitguard-children=require")
+    assert strict.ret == pytest.ExitCode.TESTS_FAILED
 
 
 def test_servers_that_do_not_come_up_fail_their_tests_with_the_end_of_their_log(served: ServedRun) -> None:
@@ -254,3 +260,84 @@ def test_children_that_are_let_be_are_not_seen(served: ServedRun) -> None:
     )
     served.run("--jitguard-children=off").assert_outcomes(failed=1)
     assert [v["kernel"] for v in served.violations("test_a")] == ["here"]
+
+
+def test_a_server_of_which_nothing_is_heard_is_named_whatever_runs_it(served: ServedRun) -> None:
+    served.suite("""
+    @pytest.fixture(scope="session")
+    def server(jitguard_server):
+        shell = "exec " + " ".join([COMMAND[0], "-S", *COMMAND[1:]])
+        return jitguard_server(["sh", "-c", shell], name="boxed", model="m")
+
+    @pytest.mark.jitguard
+    def test_a(server): server.drive([ask()])
+    """)
+    served.run().stdout.fnmatch_lines(["server-silent: no process of server boxed (sh -c *) reported *"])
+
+
+def test_what_an_unguarded_test_compiled_on_a_server_hides_nothing(served: ServedRun) -> None:
+    served.suite(
+        session()
+        + """
+    def test_unguarded(server): server.drive([ask(["cold"])])
+
+    @pytest.mark.jitguard
+    def test_after(server): server.drive([ask(["cold"])])
+    """
+    )
+    result = served.run()
+    assert served.verdicts() == {"test_unguarded": "unguarded", "test_after": "clean"}
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    (finding,) = served.report["findings"]
+    assert finding["message"].endswith("in test_suite.py::test_unguarded, which is not guarded")
+
+
+def test_kernels_of_servers_can_be_expected_and_are_among_the_events(served: ServedRun) -> None:
+    served.suite(
+        session("--warm", "warm")
+        + """
+    @pytest.mark.jitguard(expect=["warm"])
+    def test_reached(server): server.drive([ask(["warm"])])
+
+    @pytest.mark.jitguard(expect=["other"])
+    def test_missed(server): server.drive([ask(["warm"])])
+
+    @pytest.mark.jitguard(expect=["warm"])
+    def test_not_a_user(): pass
+
+    def test_events(server, jitguard):
+        with jitguard.warmup():
+            server.drive([ask(["new"])])
+        assert [event.kernel for event in jitguard.events] == ["new"]
+    """
+    )
+    served.run().assert_outcomes(passed=2, failed=2)
+    assert served.verdicts()["test_reached"] == "clean"
+    assert served.verdicts()["test_missed"] == served.verdicts()["test_not_a_user"] == "violated"
+
+
+def test_a_wrong_argument_is_named(served: ServedRun) -> None:
+    served.suite("""
+    def test_a(jitguard_server):
+        with pytest.raises(TypeError, match="no argument 'env' .did you mean 'environment'"):
+            jitguard_server(COMMAND, env={})
+    """)
+    served.run().assert_outcomes(passed=1)
+
+
+def test_a_record_of_requests_is_replayed_as_the_test_s_own(served: ServedRun) -> None:
+    served.suite(
+        session()
+        + """
+    RECORDS = []
+
+    @pytest.mark.jitguard
+    def test_first(server): RECORDS.append(server.drive([ask(["cold"])]))
+
+    @pytest.mark.jitguard
+    def test_again(server): server.replay(RECORDS[0])
+    """
+    )
+    served.run()
+    assert served.verdicts() == {"test_first": "violated", "test_again": "clean"}
+    assert "request 1" in served.violations("test_first")[0]["request"]
