@@ -133,7 +133,7 @@ class CompileEvent:
             started=float(record["started"]),
             thread=str(record["thread"]),
             parent=record["parent"],
-            stack=tuple(str(frame) for frame in record["stack"]),
+            stack=tuple(map(str, record["stack"])),
             launch=None if launch is None else Launch.from_wire(launch),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,14 @@ class Component:
 
     def __str__(self) -> str:
         return ", ".join(part for part in (self.type, self.value) if part) or "unspecialized"
+
+
+@functools.lru_cache(maxsize=10_000)
+def _component(*cells: str) -> Component:
+    """Return a component as read from a journal; the same few come again and again, in event after event."""
+    if len(cells) != 4 or not all(isinstance(cell, str) for cell in cells):
+        raise ValueError(f"a key component must be [name, role, type, value], not {list(cells)!r}")
+    return Component(*cells)
 
 
 @dataclass(frozen=True)
@@ -100,12 +109,10 @@ class SpecializationKey:
     @classmethod
     def from_wire(cls, wire: Sequence[Sequence[str]]) -> SpecializationKey:
         """Read what `to_wire` wrote; ValueError if it has another shape."""
-        components = []
-        for row in wire:
-            if len(row) != 4 or not all(isinstance(cell, str) for cell in row):
-                raise ValueError(f"a key component must be [name, role, type, value], not {row!r}")
-            components.append(Component(*row))
-        return cls(tuple(components))
+        try:
+            return cls(tuple(_component(*row) for row in wire))
+        except TypeError as error:  # too few cells, or a cell that is itself a list
+            raise ValueError(f"a key component must be [name, role, type, value], not in {wire!r}") from error
 
 
 def _family(role: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,12 @@ class Relative:
     said_goodbye: bool = False
     stamps: dict[str, float] = field(default_factory=dict)
     events: dict[str, CompileEvent] = field(default_factory=dict)
+    running: dict[str, CompileEvent] = field(default_factory=dict)
 
     @property
     def pid(self) -> int:
         """The process id on its host."""
-        return int(self.hello.get("pid", 0))
+        return _int(self.hello.get("pid")) or 0
 
     @property
     def scope(self) -> str:
@@ -66,31 +69,35 @@ class Relatives:
 
     def poll(self) -> list[CompileEvent]:
         """Read what is new; return the events that have begun since the last time."""
-        begun = [event for source, record in self._tail.poll() for event in self._take(source, record)]
+        with _without_garbage_collection():
+            heard = [self._take(source, record) for source, record in self._tail.poll()]
+        begun = [event for event in heard if event is not None]
         self._end_with_their_processes()
         return begun
 
-    def _take(self, source: Source, record: Record) -> Iterator[CompileEvent]:
+    def _take(self, source: Source, record: Record) -> CompileEvent | None:
         hello = source.hello or {}
         image = str(hello.get("image"))
         if image not in self.processes:
             rank, world = hello.get("rank"), hello.get("world")
             self.processes[image] = Relative(hello, str(hello.get("role", "")), _int(rank), _int(world))
         try:
-            yield from self._understand(self.processes[image], record)
+            return self._understand(self.processes[image], record)
         except _MISFIT:
-            pass  # the report counts it
+            return None  # the report counts it
 
-    def _understand(self, process: Relative, record: Record) -> Iterator[CompileEvent]:
+    def _understand(self, process: Relative, record: Record) -> CompileEvent | None:
+        """Take in a record; return the event that it begins, if it does."""
         kind = record["record"]
         if kind == "begin":
             event = CompileEvent.from_begin(record)
             event.started += process.offset
             identify(event, process)
-            process.events[event.id] = event
-            yield event
+            process.events[event.id] = process.running[event.id] = event
+            return event
         elif kind == "end":
             process.events[record["event"]].finish(record, process.offset)
+            process.running.pop(record["event"], None)
         elif kind == "identity":
             process.role, process.rank, process.world = (
                 str(record["role"]),
@@ -103,14 +110,15 @@ class Relatives:
             process.stamps[str(record["what"])] = float(record["at"]) + process.offset
         elif kind == "bye":
             process.said_goodbye = True
+        return None
 
     def _end_with_their_processes(self) -> None:
         """Call interrupted what a process that is gone had begun; nobody need wait for it."""
         for process in self.processes.values():
-            running = [event for event in process.events.values() if event.status == "running"]
-            if running and not process.is_alive:
-                for event in running:
-                    event.status = "interrupted"
+            if process.running and not process.is_alive:
+                for event in process.running.values():
+                    event.status = "interrupted" if event.status == "running" else event.status
+                process.running.clear()
 
     def living(self) -> list[Relative]:
         """Return the processes that still run."""
@@ -125,6 +133,18 @@ class Relatives:
         """Return when the processes of a server said that they had come so far (monotonic seconds)."""
         mine = (process for process in self.processes.values() if process.scope == scope)
         return [process.stamps[what] for process in mine if what in process.stamps]
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Spare the collector from looking through ever more events that are all kept: it would take most of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def identify(event: CompileEvent, process: Relative) -> None:

@@ -50,7 +50,7 @@ class FolderTail:
         except OSError:
             return  # the folder is gone: the report tells
         for entry in found:
-            source = self._sources.setdefault(entry.name, Source(Path(entry.path)))
+            source = self._sources.get(entry.name) or self._sources.setdefault(entry.name, Source(Path(entry.path)))
             try:
                 status = entry.stat(follow_symlinks=False)
             except OSError:
