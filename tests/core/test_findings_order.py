@@ -78,7 +78,16 @@ def test_what_is_waived_does_not_fail_and_every_name_but_one_can_be() -> None:
         "interpret",  # a usage error
         "late",  # noted by the guard that saw it
     }
-    lifted = ["blind:b", "warmup-empty", "paid-debt", "nothing-watched", "between", "server-silent", "stall-budget", "children"]
+    lifted = [
+        "blind:b",
+        "warmup-empty",
+        "paid-debt",
+        "nothing-watched",
+        "between",
+        "server-silent",
+        "stall-budget",
+        "children",
+    ]
     assert [f.name for f in failing(found, lifted)] == [
         "nothing-guarded",
         "blind:a",

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import GuardedRun
-from tests.docs.test_readme import blocks
+from tests.conftest import ROOT, GuardedRun
+from tests.docs.pages import blocks
 
 pytestmark = pytest.mark.gpu
 
@@ -61,7 +61,7 @@ def test_verdicts_are_those_of_the_offline_target(
 
 
 def test_the_entry_that_the_guard_advises_cures_the_readmes_tour(guarded: GuardedRun) -> None:
-    serving, tests = blocks("python", "## A tour")[:2]
+    serving, tests = blocks((ROOT / "README.md").read_text(), "python", "## A tour")[:2]
     (guarded.path / "serving.py").write_text(serving)
     (guarded.path / "test_serving.py").write_text(tests)
     guarded.run("--jitguard-warmup=serving:warm_up", fake=False).assert_outcomes(failed=1, passed=2)

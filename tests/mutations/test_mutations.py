@@ -11,28 +11,19 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.mutations import of_processes
+from tests.mutations.mutation import Mutation
 
 pytestmark = pytest.mark.mutation
 
 PLUGIN, MONITORS = "tests/plugin", "tests/monitors"
-COPIED = ("pytest_jitguard", "tests", "examples", "conftest.py", "pyproject.toml")
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """What is broken, where, how, and which test must fail for it."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    test: str
+START_UP = ("_jitguard_start.py", "pytest_jitguard.pth", "pytest_jitguard.start")
+COPIED = ("pytest_jitguard", "tests", "examples", "conftest.py", "pyproject.toml", "README.md", "LICENSE", *START_UP)
 
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -254,6 +245,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         '        self._patches.wrap(JITFunction, "run", lambda run, *args, **kwargs: run(*args, **kwargs))\n',
         f"{MONITORS}/test_triton_compiles.py::test_ten_thousand_hits_pass_through_no_line_of_ours",
     ),
+    *of_processes.MUTATIONS,
 )
 
 

@@ -116,3 +116,26 @@ def test_what_is_answered_too_late_is_between_and_tells_who_sent_it(served: Serv
     assert told[0].endswith("for a late request of test_suite.py::test_turn[0]"), told
     assert "late0 (fakejit)" in told[0]
     assert len(told) == min(rounds, 4)
+
+
+def test_where_requests_of_two_tests_are_under_way_both_are_named(served: ServedRun) -> None:
+    served.suite(
+        SERVER.format(drain=0.05)
+        + """
+    @pytest.mark.jitguard
+    def test_leaves(server):
+        driving = server.start_drive([ask([["late"], []], after=2.0)])
+        while not driving.in_flight:
+            time.sleep(0.01)
+        time.sleep(0.5)  # the ranks are at it by then, and take the next request after it
+
+    @pytest.mark.jitguard
+    def test_drives(server): server.drive([ask([["warm"], ["own"]])])
+    """
+    )
+    result = served.run("-q")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert served.verdicts() == {"test_leaves": "clean", "test_drives": "violated"}
+    by_kernel = {v["kernel"]: v["request"].split("; ") for v in served.violations("test_drives")}
+    assert "own" in by_kernel
+    assert [text.rpartition(" of ")[2] for text in by_kernel["late"]] == ["test_leaves", "test_drives"]
