@@ -22,13 +22,18 @@ VENVS = Path(os.environ.get("JITGUARD_VENVS") or ROOT / ".venvs")
 TRITONS = ("3.6.0", "3.7.0", "3.8.0", "3.9.0")
 TORCH = "torch==2.13.0"
 TRITON_TESTS = ("tests/monitors", "tests/offline")
-GLUE_TESTS = ("tests/plugin", "tests/settings", "tests/session", "tests/core")
+GLUE_TESTS = (
+    *("tests/plugin", "tests/settings", "tests/session", "tests/core"),
+    *("tests/processes", "tests/servers", "tests/serving", "tests/traffic"),
+)
 PLUGINS = (
     "pytest-xdist>=3.5",
     "pytest-timeout>=2.3",
     "pytest-rerunfailures>=14",
     "jsonschema>=4.20",
     "hypothesis>=6.100",
+    "httpx>=0.27",
+    "uvicorn>=0.30",
 )
 
 
@@ -102,7 +107,7 @@ def run(lane: Lane) -> tuple[bool, str]:
         return False, f"no environment: {error}"
     tests = [test for test in lane.tests if list((ROOT / test).glob("**/test_*.py"))]
     cache = VENVS / f"matrix-{lane.name}" / "triton-cache"
-    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    command = [str(python), "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *tests]
     # A cache of its own: a cache hit of another version's run would be a miss of what is tested here.
     environment = {**os.environ, "TRITON_CACHE_DIR": str(cache)}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)

@@ -230,8 +230,8 @@ FORGED = {
     "no moment": ("put('aaaa0001', hello('aaaa0001'), begin('aaaa0001-1', started=1e999))", "is no moment"),
     "unhashable": ("put('aaaa0001', hello('aaaa0001'), {'record': 'end', 'event': []})", "end record: TypeError"),
     "a server's": (
-        "put('aaaa0001', hello('aaaa0001'), {'record': 'server', 'scope': 's', 'name': 's', 'state': 's', 'at': 'now', "
-        "'argv': 7, 'lost': 'x'})",
+        "server = {'record': 'server', 'scope': 's', 'name': 's', 'state': 's', 'at': 1, 'argv': 7, 'lost': 'x'}; "
+        "put('aaaa0001', hello('aaaa0001'), server, {**server, 'at': 'now'})",
         "server record: does not fit in at",
     ),
     "nested": ("(folder() / 'x-1-1-aaaa0001.jsonl').write_text('[' * 100_000)", "[[[["),
