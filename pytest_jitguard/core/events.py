@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -130,7 +131,7 @@ class CompileEvent:
             kind=str(record["kind"]),
             kernel=str(record["kernel"]),
             module=str(record["module"]),
-            started=float(record["started"]),
+            started=_moment(record["started"]),
             thread=str(record["thread"]),
             parent=record["parent"],
             stack=tuple(map(str, record["stack"])),
@@ -149,6 +150,13 @@ class CompileEvent:
         self.artifact_hash = record["artifact_hash"]
         self.stages = {str(name): float(seconds) for name, seconds in record["stages"].items()}
         self.detail, self.cure = str(record["detail"]), str(record["cure"])
+
+
+def _moment(value: Any) -> float:
+    moment = float(value)
+    if not math.isfinite(moment):
+        raise ValueError(f"{value} is no moment")
+    return moment
 
 
 Told = TypeVar("Told", CompileEvent, Mapping[str, Any])

@@ -40,6 +40,9 @@ RECORDS = (
     "bye",
 )
 
+_COMPLETE, _INCOMPLETE = 0o600, 0o700
+"""Modes of a journal's file. The second one tells that its process holds records that it could not write."""
+
 _ARGV_PARTS, _ARGV_LETTERS = 20, 200
 
 
@@ -68,6 +71,7 @@ class Journal:
         self._file: int | None = None
         self._inode: tuple[int, int] | None = None
         self._said_goodbye = False
+        self._is_marked = False
         self._pid, self._parent = os.getpid(), os.getppid()
         self._lock = threading.RLock()
         self.write(self._hello())
@@ -105,6 +109,16 @@ class Journal:
             self._write_lost()
             if not self._wrote(record):
                 self.lost.append(record)
+            self._mark_loss()
+
+    def _mark_loss(self) -> None:
+        """Say by the file's mode that records are missing: that takes no space on a full disk, and outlives us."""
+        if self._is_marked != bool(self.lost) and self._file is not None and self._holds_file():
+            try:
+                os.fchmod(self._file, _INCOMPLETE if self.lost else _COMPLETE)
+                self._is_marked = bool(self.lost)
+            except OSError:
+                pass
 
     def identify(self, identity: roles.Identity) -> None:
         """Note what this process turned out to be, if that is news."""
@@ -257,6 +271,41 @@ def make_folder(path: Path) -> Path:
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
+_HELLO: Mapping[str, type | tuple[type, ...]] = {
+    "image": str,
+    "host": str,
+    "pid": int,
+    "start": int,
+    "role": str,
+    "guard": str,
+    "scope": str,
+    "monotonic": (int, float),
+    "time": (int, float),
+    "argv": list,
+}
+_NEEDED = ("image", "host", "pid", "monotonic", "time")
+
+
+def misfit(hello: Mapping[str, Any], path: Path) -> str:
+    """Say why nothing in a journal is to be trusted, by its first record and its file's name; empty if all is well."""
+    if hello.get("schema") != SCHEMA:
+        return f"schema {hello.get('schema')!r}, expected {SCHEMA}"
+    wrong = [name for name, form in _HELLO.items() if name in {*hello, *_NEEDED} and not _fits(hello.get(name), form)]
+    if wrong:
+        return f"its first record does not fit in {', '.join(wrong)}"
+    named = "-".join(str(hello[part]) for part in ("host", "pid", "start", "image") if part in hello)
+    named = named if "start" in hello else f"-{hello['image']}"
+    # Mirrors of other hosts' journals have a prefix.
+    return "" if path.stem.endswith(named) else f"its first record is that of {named}"
+
+
+def _fits(value: Any, form: type | tuple[type, ...]) -> bool:
+    if isinstance(value, bool) or not isinstance(value, form):
+        return False
+    return not isinstance(value, (int, float)) or -_FARTHEST < value < _FARTHEST  # nan and infinity are neither
+
+
+_FARTHEST = 1 << 53
 _LARGEST = 1 << 30
 _LONGEST_LINE = 1 << 24
 _MOST_REJECTED = 1000
@@ -264,11 +313,15 @@ _MOST_REJECTED = 1000
 
 @dataclass
 class JournalText:
-    """What was read back from one journal file: records in order, and lines that did not fit."""
+    """What was read back from one journal file: records in order, and lines that did not fit.
+
+    `incomplete` says that its process could not write all of its records, unless it wrote them after all.
+    """
 
     path: Path
     records: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
+    incomplete: bool = False
 
     @property
     def hello(self) -> dict[str, Any]:
@@ -287,8 +340,9 @@ def read_journal(path: Path) -> JournalText:
     Nor is a whole file that this user did not write, or that is none: a link, a pipe, more than 1 GiB. Raises OSError
     if it cannot be opened.
     """
-    text = JournalText(path)
-    why = _distrusted(path.lstat())
+    status = path.lstat()
+    text = JournalText(path, incomplete=bool(status.st_mode & _INCOMPLETE & ~_COMPLETE))
+    why = _distrusted(status)
     if why:
         text.rejected.append(f"{path.name}: not read: {why}")
         return text
@@ -297,9 +351,15 @@ def read_journal(path: Path) -> JournalText:
         while line := file.readline(_LONGEST_LINE):
             number += 1
             _take_line(text, number, line)
+            if number == 1 and text.hello and (why := misfit(text.hello, path)):
+                text.records.clear()
+                text.rejected.append(f"{path.name}: not read: {why}")
+                break
             if len(text.rejected) >= _MOST_REJECTED:
                 text.rejected.append(f"{path.name}: not read any further: {_MOST_REJECTED} lines are no records")
                 break
+    if text.records and not text.hello and not text.rejected:
+        text.rejected.append(f"{path.name}: it has lost its first record")
     return text
 
 

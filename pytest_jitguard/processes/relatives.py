@@ -81,6 +81,8 @@ class Relatives:
         if image not in self.processes:
             rank, world = hello.get("rank"), hello.get("world")
             self.processes[image] = Relative(hello, str(hello.get("role", "")), _int(rank), _int(world))
+        if self.processes[image].hello is not hello:
+            return None  # a second journal of one image is nobody's; the report tells
         try:
             return self._understand(self.processes[image], record)
         except _MISFIT:

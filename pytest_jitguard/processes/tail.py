@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_jitguard.processes.journal import RECORDS
+from pytest_jitguard.processes.journal import RECORDS, misfit
 
 Record = dict[str, Any]
 
@@ -83,7 +83,7 @@ def parse(line: bytes) -> Record | None:
     """Return a line's record, None if it is none; the report counts what does not fit."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and record.get("record") in RECORDS else None
 
@@ -94,4 +94,5 @@ def _first_record(path: Path) -> Record | None:
             record = parse(file.readline(100_000))
     except OSError:
         return None
-    return record if record and record["record"] == "hello" else None
+    is_hello = record is not None and record["record"] == "hello"
+    return record if record and is_hello and not misfit(record, path) else None

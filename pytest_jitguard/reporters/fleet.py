@@ -126,18 +126,22 @@ def _server_entry(scope: str, record: Record, run: Sequence[Process]) -> dict[st
         "state": record["state"],
         "url": record.get("url"),
         "pid": _pid(record.get("pid")),
-        "argv": [str(part) for part in record.get("argv") or ()],
+        "argv": [str(part) for part in _listed(record.get("argv"))],
         "log": record.get("log"),
         "start_up_seconds": _seconds(record.get("start_up_seconds")),
         "ended": str(record.get("ended") or ""),
         "processes": [process.pid for process in mine],
-        "lost": [int(pid) for pid in record.get("lost") or ()],
+        "lost": [pid for pid in _listed(record.get("lost")) if isinstance(pid, int)],
         "events": dict(sorted(phases.items())),
     }
 
 
 def _pid(value: Any) -> int | None:
     return value if isinstance(value, int) else None
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _seconds(value: Any) -> float | None:

@@ -47,12 +47,14 @@ def _from_text(text: JournalText, alive: Collection[str], unwritten: dict[str, S
     # The file's name ends with the image, so that a journal whose first line is torn is still told apart.
     image = str(text.hello.get("image") or text.path.stem.rpartition("-")[2])
     extra = unwritten.pop(image, ())
+    is_short = text.incomplete and not text.ended and image not in alive
+    short = [f"{text.path.name}: what came last could not be written"] if is_short else []
     is_alive = image in alive or (not text.ended and runs_here(text.hello))
     return ProcessRecords(
         role=str(text.hello.get("role", "")),
         image=image,
         records=[*text.records, *extra],
-        rejected=text.rejected,
+        rejected=[*text.rejected, *short],
         recovered=len(extra),
         alive=is_alive,
     )
@@ -311,11 +313,22 @@ def _check_forms(process: Process) -> None:
 def understand_all(processes: Iterable[ProcessRecords]) -> list[Process]:
     """Read all processes of a run, first started first, and bring them together."""
     run = sorted((understand(raw) for raw in processes), key=lambda process: (process.born, process.image))
+    _reject_doubles(run)
     for process in run:
         process.run = run
         if process.died and any(_follows(other, process) for other in run):
             process.died, process.replaced = False, True
     return run
+
+
+def _reject_doubles(run: Iterable[Process]) -> None:
+    """Trust one journal of each image: which of two is the true one, nobody knows, and the report is to say so."""
+    seen: set[str] = set()
+    for process in run:
+        if process.image in seen:
+            process.events, process.phases, process.of_kind = [], PhaseLog(), {}
+            process.rejected.append(f"{process.name}: a second journal of image {process.image}")
+        seen.add(process.image)
 
 
 def _follows(other: Process, process: Process) -> bool:

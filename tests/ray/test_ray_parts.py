@@ -305,9 +305,10 @@ def test_the_clock_follows_the_hello_and_a_better_one_comes_later(tmp_path: Path
 
 
 def test_the_ordinary_tail_reads_a_mirror(tmp_path: Path) -> None:
-    mirror = _Mirror(tmp_path / "m.jsonl", "node")
+    mirror = _Mirror(tmp_path / "ray-node-h-1-1-c.jsonl", "node")
     tail = FolderTail(tmp_path, lambda hello: True)
-    mirror.append(b'{"record":"hello"}\n', Clock(1.0, 0.1, 0.0))
+    who = b'"schema":1,"image":"c","host":"h","pid":1,"start":1,"monotonic":1.0,"time":1.0'
+    mirror.append(b'{"record":"hello",' + who + b"}\n", Clock(1.0, 0.1, 0.0))
     assert [record["record"] for _, record in tail.poll()] == ["hello", "clock"]
     mirror.append(b'{"record":"begin"}\n', Clock(1.0, 0.1, 0.0))
     assert [record["record"] for _, record in tail.poll()] == ["begin"]

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 
-import openai
 import pytest
 
 from pytest_jitguard.traffic.http import adrive, drive, start_drive
@@ -253,6 +252,7 @@ except ModuleNotFoundError as error:
 
 
 def test_the_openai_client_speaks_with_the_tests_server(url: str, app: CompletionsApp) -> None:
+    openai = pytest.importorskip("openai")
     with openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as client:
         whole = client.completions.create(model="m", prompt=[1, 2, 3], max_tokens=2)
         streamed = list(client.completions.create(model="m", prompt="a b", max_tokens=2, stream=True))
