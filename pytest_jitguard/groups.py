@@ -56,6 +56,7 @@ class FixtureGroups:
             return
 
         def followed(request: Any) -> Any:
+            __tracebackhide__ = True
             before = self._living.get(fixturedef)
             value = execute(request=request)
             # Another parameter sets the fixture up anew: then that set-up has told of itself.

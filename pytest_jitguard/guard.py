@@ -127,6 +127,7 @@ class Guard:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Wrapped:
         """Open the test's setup."""
+        __tracebackhide__ = True  # what failed is the fixture, not we
         mark = marks.guard_mark(item)
         policy = self._policy(item, mark or marks.JitguardMark())
         is_guarded = mark is not None or self.settings.guard == "all"
@@ -169,6 +170,7 @@ class Guard:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Wrapped:
         """Give a fixture of wider scope a phase of its own: it is not the fault of whoever came first."""
+        __tracebackhide__ = True
         if fixturedef.scope == "function":
             return (yield)
         beside = self._fixtures.beside(fixturedef, request)

@@ -50,7 +50,6 @@ class Scopes:
         """Note that a server is about to be started: from now on it is starting up."""
         self._known[scope.id] = scope
         scope.start_up = self._open(scope, f"start-up of {scope.name}", owner, attempt)
-        self.tell(scope, "starting")
 
     def attach(self, scope: Scope, started: float, warmed: float) -> None:
         """Note that a server of another process is used here; times are monotonic seconds."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import itertools
+import operator
 import os
 import tempfile
 import time
@@ -22,9 +24,10 @@ from pytest_jitguard.processes.inherit import Inherited
 from pytest_jitguard.processes.journal import shown_argv
 from pytest_jitguard.scopes import Scope
 from pytest_jitguard.servers.command import ServerCommand
-from pytest_jitguard.servers.server import HowItEnded, Observer, Server, wait_idle
+from pytest_jitguard.servers.server import HowItEnded, Observer, Server, ServerError, wait_idle
 from pytest_jitguard.sharing import AttachedServer, Meeting
 from pytest_jitguard.traffic.http import Driving, drive, replay, start_drive
+from pytest_jitguard.traffic.record import TrafficError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
     from pytest_jitguard.session import GuardSession
     from pytest_jitguard.traffic.record import Record, Sent
     from pytest_jitguard.traffic.requests import Request
+
+# pytest leaves our frames out of a traceback that ends in one of these: the mistake is the caller's.
+__tracebackhide__ = operator.methodcaller("errisinstance", (ServerError, TrafficError, TypeError, ValueError))
 
 Warmup = Callable[["GuardedServer"], object]
 Traffic = Sequence["Request"]
@@ -146,7 +152,8 @@ class GuardedServer:
     def drive(self, requests: Traffic, *, model: str = "", **how: Any) -> Record:
         """Send requests and wait for the answers, as `traffic.http.drive` does. The running test uses the server."""
         self.use()
-        return drive(self.url, requests, model=self._model(model), **self._observed(how))
+        with self._telling_its_log():
+            return drive(self.url, requests, model=self._model(model), **self._observed(how))
 
     def start_drive(self, requests: Traffic, *, model: str = "", **how: Any) -> Driving:
         """Begin to send requests and return at once; what is not answered when the test ends is waited for then."""
@@ -158,7 +165,16 @@ class GuardedServer:
     def replay(self, record: Record, **how: Any) -> Record:
         """Send the requests of a record again, to the byte and at their times, as `traffic.http.replay` does."""
         self.use()
-        return replay(record, self.url, **self._observed(how))
+        with self._telling_its_log():
+            return replay(record, self.url, **self._observed(how))
+
+    @contextlib.contextmanager
+    def _telling_its_log(self) -> Iterator[None]:
+        """Add to what requests failed of what the server said: the reason mostly stands there only."""
+        try:
+            yield
+        except TrafficError as error:
+            raise TrafficError(f"{error}\n{self.log} ends with:\n{self.tail()}", error.record) from None
 
     def _model(self, model: str) -> str:
         if not (model or self.model):
@@ -362,7 +378,9 @@ class ServerFactory:
 
 
 def _check_names(how: Mapping[str, Any]) -> None:
-    known = [field.name for field in dataclasses.fields(ServerCommand)]
+    own = inspect.signature(ServerFactory.__call__).parameters.values()
+    named = [parameter.name for parameter in own if parameter.kind is parameter.KEYWORD_ONLY]
+    known = [*named, *(field.name for field in dataclasses.fields(ServerCommand) if field.name != "command")]
     for name in how:
         if name not in known:
             like = difflib.get_close_matches(name, known, 1, 0.4)

@@ -54,7 +54,7 @@ class Meeting:
             told: dict[str, Any] = json.loads(self._state.read_text())
         except FileNotFoundError:
             return None
-        return told if _lives(told["host"], told["host_start"]) else None
+        return told if proc.runs(told["host"], told["host_start"]) else None
 
     def leave(self) -> None:
         """Go, so that the host need not wait."""
@@ -72,11 +72,7 @@ class Meeting:
             start = int(guest.read_text() or 0)
         except (FileNotFoundError, ValueError):
             return False
-        return guest != self._mine and _lives(int(guest.stem), start)
-
-
-def _lives(pid: int, start: int) -> bool:
-    return bool(proc.parent_of(pid)) and proc.start_of(pid) == start
+        return guest != self._mine and proc.runs(int(guest.stem), start)
 
 
 @dataclass

@@ -91,11 +91,14 @@ def _guard_findings(facts: Facts) -> list[Finding]:
         why = ", ".join(f"{number} {reason}" for reason, number in facts.not_run.items() if number)
         few = {0: "no test ran", 1: "1 test ran and it was not guarded"}
         message = few.get(facts.tests, f"{facts.tests} tests ran, none of them guarded") + (f" ({why})" if why else "")
-        remedy = "mark tests with @pytest.mark.jitguard, or set jitguard_guard = all"
+        ran = facts.tests or not any(facts.not_run.values())  # else there were tests, and marks are not what they lack
+        remedy = "mark tests with @pytest.mark.jitguard, or set jitguard_guard = all" if ran else ""
         return [Finding("nothing-guarded", message, remedy)]
     if not facts.ever_armed:
         message = f"{count(facts.guarded, 'guarded test')} ran, but no monitor was ever armed in any process"
-        return [Finding("nothing-watched", message, "was the JIT library imported at all?")]
+        unheard = "what a server does is seen only if its processes report"
+        remedy = unheard if facts.silent_servers else "was the JIT library imported at all?"
+        return [Finding("nothing-watched", message, remedy)]
     return []
 
 

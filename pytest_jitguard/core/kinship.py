@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 from pytest_jitguard.core.events import CompileEvent
 
-HELPERS = ("compile worker",)
-"""Roles of processes that compile because another process asked them to, and serve nobody themselves."""
+COMPILE_WORKER = "compile worker"
+"""The role of processes that compile because another process asked them to, and serve nobody themselves."""
 
 WARMUP = "warmup"
 
@@ -28,9 +28,9 @@ def mark_origins(events: Iterable[CompileEvent], warmed: Iterable[CompileEvent])
 
 
 def doubles_of(events: Sequence[CompileEvent]) -> Collection[str]:
-    """Return the ids of events in helper processes whose binary appears in another process as well.
+    """Return the ids of events in compile workers whose binary appears in another process as well.
 
-    What a helper compiled for a process that has an event of its own for it is one event, not two.
+    What a worker compiled for a process that has an event of its own for it is one event, not two.
     """
-    asked_for = {event.artifact_hash for event in events if event.artifact_hash and event.role not in HELPERS}
-    return {event.id for event in events if event.role in HELPERS and event.artifact_hash in asked_for}
+    asked_for = {event.artifact_hash for event in events if event.artifact_hash and event.role != COMPILE_WORKER}
+    return {event.id for event in events if event.role == COMPILE_WORKER and event.artifact_hash in asked_for}

@@ -96,6 +96,13 @@ class Violation:
         }
 
 
+BY_REQUEST = (
+    "or, if it is started like that in production too, send such a request as its warmup: "
+    "jitguard_server(..., warmup=sweep([LENGTH]))"
+)
+"""How else a server can be cured. A warmup that only the tests send would hide the gap and cure nothing."""
+
+
 def _elsewhere(event: CompileEvent) -> str:
     if event.role in GUARDS:
         return ""
@@ -184,7 +191,7 @@ class Verdict:
         if entries:
             lines += ["", "  add this to the warmup:", *(f"    {line}".rstrip() for line in entries.splitlines())]
         if any(violation["scope"] for violation in told):
-            lines += ["", "  or let the server's warmup send such a request: jitguard_server(..., warmup=[...])"]
+            lines += ["", f"  {BY_REQUEST}"]
         # Last, since it has a price that the warmup entry has not.
         lines += [f"\n  {text}" for text in dict.fromkeys(violation["advice"] for violation in told) if text]
         return "\n".join(lines)

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.core.kinship import COMPILE_WORKER
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.monitors import BUILTIN, TARGETS, Monitor, MonitorError, MonitorSet, load
 from pytest_jitguard.patching import PatchSet, when_imported
@@ -274,7 +275,7 @@ class _Reporter:
         """Become the reporter of the child that was just forked off."""
         parent, was_child, self.is_child = self.journal, self.is_child, True
         self._title_before = _title()
-        role = parent.role if was_child and parent.role == roles.COMPILE_WORKER else roles.CHILD
+        role = parent.role if was_child and parent.role == COMPILE_WORKER else roles.CHILD
         self.journal = journal = parent.forked(role)
         self.recorder.renew(journal.image, journal.write, role=role, rank=journal.rank)
         self._listen()

@@ -8,7 +8,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -236,8 +236,3 @@ def _living(pid: int, ppid: int) -> Living | None:
     argv, program = shown_argv(proc.argv_of(pid)), proc.executable_of(pid)
     python = is_python(argv, program) if program else is_python(argv)
     return Living(pid, ppid, start, proc.monotonic_of(start), argv, python)
-
-
-def records_of(living: Iterable[Living]) -> list[dict[str, Any]]:
-    """Return `child` records for what a scan found."""
-    return [one.record() for one in living]

@@ -378,14 +378,20 @@ def _distrusted(status: os.stat_result) -> str:
 
 
 def _take_line(text: JournalText, number: int, line: bytes) -> None:
-    try:
-        record = json.loads(line)
-        if not isinstance(record, dict) or record.get("record") not in RECORDS:
-            raise ValueError("not a record")
-    except (ValueError, RecursionError):
+    record = record_in(line)
+    if record is None:
         text.rejected.append(f"{text.path.name}:{number}: {line.rstrip()[:80].decode('utf-8', 'replace')}")
     else:
         text.records.append(record)
+
+
+def record_in(line: bytes) -> dict[str, Any] | None:
+    """Return a line's record, None if it is none, whatever else it is: lines are not trusted."""
+    try:
+        record = json.loads(line)
+        return record if isinstance(record, dict) and record.get("record") in RECORDS else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def read_folder(folder: Path) -> Iterator[JournalText]:

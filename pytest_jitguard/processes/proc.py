@@ -21,6 +21,11 @@ def parent_of(pid: int) -> int:
     return int(fields[_PARENT]) if len(fields) > _PARENT and fields[_STATE] not in ("Z", "X") else 0
 
 
+def runs(pid: int, start: int = 0) -> bool:
+    """Tell whether a process runs; with its `start`, whether it is still the same one and not another of its number."""
+    return bool(parent_of(pid)) and (not start or start == start_of(pid))
+
+
 def argv_of(pid: int) -> list[str]:
     """Return the command line of a process, or the title that it gave itself."""
     text = _read(f"/proc/{pid}/cmdline").rstrip(b"\0 ")

@@ -46,7 +46,7 @@ class Relative:
         """Whether it still runs, as far as can be told: a process of another host is taken for living."""
         if self.said_goodbye:
             return False
-        return self.hello.get("host") != socket.gethostname() or _runs(self.pid, self.hello.get("start"))
+        return self.hello.get("host") != socket.gethostname() or proc.runs(self.pid, _int(self.hello.get("start")) or 0)
 
 
 class Relatives:
@@ -64,7 +64,7 @@ class Relatives:
     def _wants(self, hello: Record) -> bool:
         if hello.get("image") == self.guard:
             return False
-        scope = hello.get("scope") or ""
+        scope = str(hello.get("scope") or "")  # whatever it is: hellos are not trusted
         return scope in self.scopes if scope else hello.get("guard") == self.guard
 
     def poll(self) -> list[CompileEvent]:
@@ -162,11 +162,5 @@ def _int(value: Any) -> int | None:
 
 def runs_here(hello: Mapping[str, Any]) -> bool:
     """Tell whether the process that wrote this first record still runs on this host."""
-    pid, start = hello.get("pid"), hello.get("start")
-    is_told = isinstance(pid, int) and isinstance(start, int) and start > 0
-    return is_told and hello.get("host") == socket.gethostname() and _runs(int(pid or 0), start)
-
-
-def _runs(pid: int, start: Any) -> bool:
-    """Tell whether a process runs; one that only waits for its parent to take notice of its end does not."""
-    return bool(proc.parent_of(pid)) and (not start or start == proc.start_of(pid))
+    pid, start = _int(hello.get("pid")) or 0, _int(hello.get("start")) or 0
+    return pid > 0 and start > 0 and hello.get("host") == socket.gethostname() and proc.runs(pid, start)

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from pytest_jitguard.core.kinship import COMPILE_WORKER
+
 CHILD = "child"
-COMPILE_WORKER = "compile worker"
 RESOURCE_TRACKER = "resource tracker"
 FORKSERVER = "forkserver"
-_HELPERS = frozenset({COMPILE_WORKER, RESOURCE_TRACKER, FORKSERVER})
 
 
 class Identity(NamedTuple):
@@ -37,11 +37,6 @@ def identify(argv: Sequence[str], environment: Mapping[str, str], title: str = "
     if role == CHILD and process_name not in ("", "MainProcess"):
         role = process_name
     return Identity(role, rank, world)
-
-
-def is_helper(role: str) -> bool:
-    """Tell whether processes of a role serve nobody: what happens in them was asked for by another process."""
-    return role in _HELPERS
 
 
 # -- ranks -------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_jitguard.processes.journal import RECORDS, misfit
+from pytest_jitguard.processes.journal import misfit, record_in
 
 Record = dict[str, Any]
 
@@ -70,7 +69,7 @@ class FolderTail:
             return
         source.read += len(whole) + 1
         for line in whole.split(b"\n"):
-            if record := parse(line):
+            if record := record_in(line):
                 yield source, record
 
 
@@ -79,19 +78,10 @@ def is_ours(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
-def parse(line: bytes) -> Record | None:
-    """Return a line's record, None if it is none; the report counts what does not fit."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) and record.get("record") in RECORDS else None
-
-
 def _first_record(path: Path) -> Record | None:
     try:
         with path.open("rb") as file:
-            record = parse(file.readline(100_000))
+            record = record_in(file.readline(100_000))
     except OSError:
         return None
     is_hello = record is not None and record["record"] == "hello"

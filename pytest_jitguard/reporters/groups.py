@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,11 @@ def cause_of(violation: Mapping[str, Any]) -> str:
     return str(violation["message"]).partition(said_before)[2] or str(violation["message"])
 
 
+def each_once(violations: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out what tells of an event again: on a server that xdist workers share, one is charged to several tests."""
+    return list({violation["event"] or number: violation for number, violation in enumerate(violations)}.values())
+
+
 @dataclass
 class KernelGroup:
     """The violations of one kernel; of an expectation that was not met, those with the same message.
@@ -50,9 +55,14 @@ class KernelGroup:
         return list(dict.fromkeys(violation["nodeid"] for violation in self.violations))
 
     @property
+    def events(self) -> list[Mapping[str, Any]]:
+        """The violations, those of several tests by one event once."""
+        return each_once(self.violations)
+
+    @property
     def seconds(self) -> float:
         """What the violations cost together, as far as it is known."""
-        return sum(violation["seconds"] or 0.0 for violation in self.violations)
+        return sum(violation["seconds"] or 0.0 for violation in self.events)
 
     @property
     def worst_first(self) -> list[Mapping[str, Any]]:
@@ -89,7 +99,7 @@ class KernelGroup:
     @property
     def happened(self) -> str:
         """What happened how often: `2 compiles`."""
-        return deeds([violation["kind"] for violation in self.violations])
+        return deeds([violation["kind"] for violation in self.events])
 
     @property
     def site(self) -> str:

@@ -11,7 +11,7 @@ from pytest_jitguard.core.kinds import EXPECT, count, deeds, listed
 from pytest_jitguard.core.settings import Settings
 from pytest_jitguard.core.verdicts import detail, duration
 from pytest_jitguard.reporters.attempts import ENFORCING
-from pytest_jitguard.reporters.groups import KernelGroup, group_violations, one_line
+from pytest_jitguard.reporters.groups import KernelGroup, each_once, group_violations, one_line
 from pytest_jitguard.reporters.model import RunReport
 
 Line = tuple[str, dict[str, bool]]
@@ -150,7 +150,7 @@ def _headline(report: RunReport) -> Line:
             return ("no guarded test was judged", _PLAIN if report.passed else _YELLOW)
         text = f"{count(len(guarded), 'guarded test')}, no unexpected compile{_launched(guarded)}"
         return (text, _GREEN if report.passed else _PLAIN)
-    breaches = [violation for test in violated for violation in topmost(test["violations"])]
+    breaches = each_once(violation for test in violated for violation in topmost(test["violations"]))
     kinds = [violation["kind"] for violation in breaches]
     known = any(kind != EXPECT for kind in kinds)
     seconds = sum(violation["seconds"] or 0.0 for violation in breaches)
@@ -256,6 +256,8 @@ def _servers(document: Mapping[str, Any]) -> list[Line]:
         warmed = count(server["events"].get("warmup", 0), "event")
         ended = f", {server['ended']}" if server["ended"] else ""
         processes = count(len(server["processes"]), "process reported", "processes reported")
+        if document["environment"].get("settings", {}).get("children") == "off":
+            processes = "not watched (--jitguard-children=off)"
         lines.append((f"server {server['name']}: {came}, {warmed} in its warmup, {processes}{ended}", _PLAIN))
     return lines
 

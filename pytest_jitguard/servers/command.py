@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import re
 import shutil
@@ -12,6 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import SplitResult, urlsplit
+
+# pytest leaves our frames out of a traceback that ends in this error: the mistake is the caller's.
+__tracebackhide__ = operator.methodcaller("errisinstance", ValueError)
 
 KINDS = ("auto", "vllm", "sglang", "none")
 """Which server's own log and metrics are understood; `auto` decides by the command, `none` understands nothing."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_jitguard.processes import proc
 from pytest_jitguard.servers import keeper
 
 KEEPER = Path(keeper.__file__)
@@ -62,7 +63,8 @@ class HowItEnded:
         if self.signal == signal.SIGKILL:
             return "was killed by SIGKILL, which we did not send: probably memory ran out (see the kernel's log)"
         if self.signal is not None:
-            return f"was ended by {_signal_name(self.signal)}" + ("" if self.asked else ", which we did not send")
+            name = _signal_name(self.signal)
+            return f"stopped ({name})" if self.asked else f"was ended by {name}, which we did not send"
         if self.code is None:
             return "ended in an unknown way, because its keeper was killed"
         return f"exited with code {self.code}{when}"
@@ -196,13 +198,13 @@ class Leash:
         return HowItEnded(left_over=len(found - {self.pid}), survivors=len(left))
 
     def _tree_by_marks(self) -> set[int]:
-        return {pid for pid in keeper.parents() if self._is_ours(pid)}
+        return {pid for pid in proc.pids() if proc.runs(pid) and self._is_ours(pid)}
 
     def _is_ours(self, pid: int) -> bool:
         mark = f"{TREE_VARIABLE}={self._tree}".encode()
         try:
-            if self.pid and keeper.stat(pid)[3] == str(self.pid):
+            if self.pid and os.getsid(pid) == self.pid:
                 return True
-            return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except (OSError, IndexError):
+        except OSError:
             return False
+        return mark in proc.environment_of(pid).split(b"\0")

@@ -8,7 +8,7 @@ import os
 import socket
 from pathlib import Path
 
-from pytest_jitguard.servers.keeper import parents, stat
+from pytest_jitguard.processes import proc
 
 _LISTENING = "0A"
 _CONNECT_LIMIT = 2.0
@@ -74,18 +74,10 @@ def stranger_on(port: int, server: int) -> int | None:
     So it is not the server, nor anybody whom that started, be it through a container's daemon. None where that cannot
     be told: another network namespace, processes whose files may not be seen, no /proc.
     """
-    since, listening = _began(server), _listening(port)
-    held = {pid: found for pid in parents() if (found := _sockets(pid) & listening)}
+    since, listening = proc.start_of(server), _listening(port)
+    held = {pid: found for pid in proc.pids() if (found := _sockets(pid) & listening)}
     known = bool(listening) and listening == set().union(*held.values())
-    return min(held) if known and all(_began(pid) < since for pid in held) else None
-
-
-def _began(pid: int) -> int:
-    """Return when a process began, in clock ticks since the machine's start; 0 if it is gone."""
-    try:
-        return int(stat(pid)[19])
-    except (OSError, IndexError, ValueError):
-        return 0
+    return min(held) if known and all(proc.start_of(pid) < since for pid in held) else None
 
 
 def _listening(port: int) -> set[str]:

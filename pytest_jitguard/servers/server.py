@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import shlex
 import time
@@ -19,6 +20,9 @@ from pytest_jitguard.servers.logs import Mark, tail
 from pytest_jitguard.servers.ports import free_port, is_taken, stranger_on
 
 __all__ = ["HowItEnded", "Observer", "Server", "ServerCommand", "ServerError", "wait_idle"]
+
+# pytest leaves our frames out of a traceback that ends in one of these: the mistake is the caller's.
+__tracebackhide__ = operator.methodcaller("errisinstance", (ServerError, ValueError))
 
 _ASK_LIMIT = 5.0
 _STEP = 0.05
@@ -191,13 +195,15 @@ class Server:
         leash.over(max(0.0, min(step, left)))
         self._check_alive(leash)
         if left <= 0:
-            self._fail(f"was not ready within {self.command.timeout:g} s: {why}{self._hint()}")
+            self._fail(f"was not ready within {self.command.timeout:g} s: {why}{self._hint(why)}")
 
-    def _hint(self) -> str:
+    def _hint(self, why: str) -> str:
         adapter = ADAPTERS[self.command.adapter]
-        if adapter.awaited or not adapter.mark or not Mark(self.log, adapter.mark, self._log_start).look():
-            return ""
-        return f"; its log says {adapter.mark!r}, so look at url= and ready="
+        if adapter.mark and not adapter.awaited and Mark(self.log, adapter.mark, self._log_start).look():
+            return f"; its log says {adapter.mark!r}, so look at url= and ready="
+        # Who is still starting says 503, or nothing.
+        answers = "last said: status " in why and "last said: status 5" not in why
+        return "; say which path tells that it is ready (ready=), or by which status (ready_status=)" if answers else ""
 
     def _check_alive(self, leash: Leash) -> None:
         if (how := leash.over()) is not None:

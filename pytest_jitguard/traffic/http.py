@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import math
+import operator
 import secrets
 import threading
 import time
@@ -26,6 +27,9 @@ from pytest_jitguard.traffic.requests import Request, RequestError
 if TYPE_CHECKING:
     import httpx
     from typing_extensions import Self, Unpack
+
+# pytest leaves our frames out of a traceback that ends in one of these: the mistake is not ours.
+__tracebackhide__ = operator.methodcaller("errisinstance", (TrafficError, RequestError))
 
 Observer = Callable[[Sent], None]
 

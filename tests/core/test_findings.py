@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
+
 import pytest
 
 from pytest_jitguard.core.findings import Facts, findings
@@ -20,6 +22,20 @@ from pytest_jitguard.core.findings import Facts, findings
 )
 def test_a_green_that_proves_nothing(facts: Facts, message: str) -> None:
     assert [finding.message for finding in findings(facts)] == [message]
+
+
+@pytest.mark.parametrize(
+    ("facts", "remedy"),
+    [
+        (Facts(), "mark tests with *"),
+        (Facts(tests=3, not_run={"skipped": 1}), "mark tests with *"),
+        (Facts(not_run={"failed in setup": 1}), ""),
+        (Facts(guarded=1), "was the JIT library imported at all?"),
+        (Facts(guarded=1, silent_servers=["vllm (vllm serve m)"]), "* only if its processes report"),
+    ],
+)
+def test_the_remedy_fits_the_cause(facts: Facts, remedy: str) -> None:
+    assert fnmatch(findings(facts)[0].remedy, remedy)
 
 
 def test_one_record_is_one_record() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from pytest_jitguard.processes import caches
 from pytest_jitguard.processes.journal import Journal, make_folder, read_folder, read_journal
+from pytest_jitguard.processes.relatives import Relatives
 from tests.conftest import ROOT
 
 
@@ -373,3 +374,15 @@ def test_redirected_caches_come_back_as_they_were(tmp_path: Path, monkeypatch: p
 
 def test_no_two_systems_share_a_folder() -> None:
     assert len(set(caches.CACHE_ROOTS.values())) == len(caches.CACHE_ROOTS)
+
+
+@pytest.mark.parametrize(
+    "line", [b"[" * 100_000, b'{"record":[]}', b"7", b"{", b"\xff", b'{"record":"hello","scope":["x"],"image":[]}']
+)
+def test_a_line_that_is_no_record_stops_no_reader(line: bytes, tmp_path: Path) -> None:
+    (tmp_path / "h-1-1-aaaa0001.jsonl").write_bytes(line + b"\n")
+    relatives = Relatives(tmp_path, "guard")
+    relatives.scopes.add("server:x#1")
+    assert relatives.poll() == []
+    (text,) = read_folder(tmp_path)
+    assert len(text.rejected) + len(text.records) == 1

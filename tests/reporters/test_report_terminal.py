@@ -176,7 +176,8 @@ def test_a_failed_warmup_comes_first_and_shows_its_traceback_with_v() -> None:
 
 def test_kernels_of_one_name_are_told_apart() -> None:
     def violation(system: str, module: str, seconds: float | None) -> dict[str, Any]:
-        blank = {"event": "1", "kind": "compile", "kernel": "gemm", "message": "m", "launch_site": "", "label": ""}
+        event = f"{system}-{module}-{seconds}"
+        blank = {"event": event, "kind": "compile", "kernel": "gemm", "message": "m", "launch_site": "", "label": ""}
         return {**blank, "system": system, "module": module, "seconds": seconds}
 
     test = {"nodeid": "a.py::t", "violations": [violation("triton", "a", 1.0), violation("triton", "b", None)]}

@@ -76,7 +76,7 @@ def test_ctrl_c_leaves_the_server_to_its_teardown(small: Small) -> None:
         assert len(small.alive()) == 4
         os.killpg(process.pid, signal.SIGINT)
         out, _ = process.communicate(timeout=60)
-    assert out.splitlines() == ["still 200", "was ended by SIGTERM, 1 process of its tree had to be killed"]
+    assert out.splitlines() == ["still 200", "stopped (SIGTERM), 1 process of its tree had to be killed"]
     assert small.alive() == []
 
 

@@ -64,7 +64,7 @@ def test_a_server_is_started_waited_for_and_stopped(small: Small) -> None:
     how = server.stop()
     assert how == heard.how == server.ended == HowItEnded(signal=signal.SIGTERM, asked=True)
     assert heard.told[3:] == ["stopped"]
-    assert how.text == "was ended by SIGTERM"
+    assert how.text == "stopped (SIGTERM)"
     moments = [server.started, server.ready_at, server.stopped_at]
     assert None not in moments
     assert moments == sorted(moments, key=lambda at: at or 0.0)
@@ -125,6 +125,12 @@ def test_a_proxy_of_the_environment_is_not_asked(small: Small, monkeypatch: pyte
     monkeypatch.delenv("NO_PROXY", raising=False)
     with small.server() as server:
         assert server.ready_at is not None
+
+
+def test_a_wrong_path_of_readiness_is_told_with_the_remedy(small: Small) -> None:
+    with pytest.raises(ServerError, match=r"last said: status 404; say which path .* \(ready=\)"):
+        with small.server("--status=404", timeout=1):
+            pass
 
 
 def test_never_ready_says_the_last_status_and_the_log(small: Small, tmp_path: Path) -> None:

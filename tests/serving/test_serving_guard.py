@@ -318,11 +318,39 @@ def test_kernels_of_servers_can_be_expected_and_are_among_the_events(served: Ser
 
 def test_a_wrong_argument_is_named(served: ServedRun) -> None:
     served.suite("""
-    def test_a(jitguard_server):
-        with pytest.raises(TypeError, match="no argument 'env' .did you mean 'environment'"):
-            jitguard_server(COMMAND, env={})
+    @pytest.mark.parametrize(("wrong", "meant"), [("env", "environment"), ("modle", "model"), ("warm_up", "warmup")])
+    def test_a(jitguard_server, wrong, meant):
+        with pytest.raises(TypeError, match=f"no argument '{wrong}' .did you mean '{meant}'"):
+            jitguard_server(COMMAND, **{wrong: ""})
     """)
-    served.run().assert_outcomes(passed=1)
+    served.run().assert_outcomes(passed=3)
+
+
+def test_a_request_that_fails_is_told_with_the_end_of_the_log(served: ServedRun) -> None:
+    served.suite(
+        session()
+        + """
+    @pytest.mark.jitguard
+    def test_a(server):
+        server.drive([ask(["a"], after="soon")])
+    """
+    )
+    result = served.run()
+    result.stdout.fnmatch_lines(["E *.TrafficError: 1 of 1 request failed, *", "E *.log ends with:", "E *EOFError*"])
+
+
+def test_a_mistake_in_a_command_is_shown_at_the_line_that_made_it(served: ServedRun) -> None:
+    served.suite("""
+    @pytest.fixture(scope="session")
+    def server(jitguard_server): return jitguard_server(["no-such-program", "{port}"])
+
+    @pytest.mark.jitguard
+    def test_a(server): pass
+    """)
+    result = served.run()
+    result.stdout.fnmatch_lines(["E * program 'no-such-program' of server *", "test_suite.py:*: ValueError"])
+    for ours in ("guard.py", "serving.py", "command.py"):
+        result.stdout.no_fnmatch_line(f"*{ours}:*")
 
 
 def test_a_record_of_requests_is_replayed_as_the_test_s_own(served: ServedRun) -> None:

@@ -68,13 +68,14 @@ def test_workers_that_share_a_server_are_all_charged_with_what_it_compiles_meanw
     def test_elsewhere(): pass
     """
     )
-    served.run(*XDIST)
+    result = served.run(*XDIST)
     assert served.verdicts() == {"test_asks": "violated", "test_waits": "violated", "test_elsewhere": "clean"}
     (server,) = served.report["servers"]
     assert (server["name"], server["state"]) == ("one", "stopped")
     (event,) = [event for event in served.report["events"] if event["kernel"] == "cold"]
     assert {event["test"], *event["shared"]} == {"test_suite.py::test_asks", "test_suite.py::test_waits"}
     assert served.report["findings"] == []
+    result.stdout.fnmatch_lines(["unexpected: 1 compile in 2 of 3 guarded tests, *", "cold: 1 compile in 2 tests, *"])
 
 
 def test_a_shared_server_is_alive_until_the_last_worker_has_left(served: ServedRun) -> None:
