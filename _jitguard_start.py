@@ -11,5 +11,5 @@ def start() -> None:
         from pytest_jitguard.processes.bootstrap import start as begin
 
         begin()
-    except Exception:  # noqa: BLE001 - a guard that cannot be served must not keep a process from starting
+    except (Exception, SystemExit):  # noqa: BLE001 - a process must start, also if a script is named as what we import
         pass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,10 +23,10 @@ from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.core.settings import BY_NAME, SETTINGS, Settings
 from pytest_jitguard.monitors import BUILTIN, MonitorError, MonitorSet, load
 from pytest_jitguard.offline import OfflineTarget
-from pytest_jitguard.processes import bootstrap, census, environment
+from pytest_jitguard.processes import bootstrap, census, environment, roles
 from pytest_jitguard.processes.caches import CACHE_ROOTS
 from pytest_jitguard.processes.inherit import Inherited
-from pytest_jitguard.processes.journal import Journal, make_folder
+from pytest_jitguard.processes.journal import Journal, discard_folder, make_folder
 from pytest_jitguard.processes.ray_door import RayDoor
 from pytest_jitguard.processes.ray_nodes import RayNodes
 from pytest_jitguard.processes.relatives import Relatives
@@ -61,7 +60,7 @@ class Process:
             self.undo.pop()()
         self.journal.close()
         if not self.keep_folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            discard_folder(self.folder)
 
 
 def role_of(config: pytest.Config) -> str:
@@ -127,6 +126,7 @@ def _raise_children(process: Process, recorder: Recorder, monitors: MonitorSet) 
         placement=settings.offline_tensors,
         gpus=settings.structured.gpus,
     )
+    _note_elders(journal)
     process.undo.append(environment.put(inherited.variables()))
     process.undo.append(bootstrap.follow_forks(process.journal, recorder, monitors, inherited))
     process.undo.append(
@@ -134,6 +134,14 @@ def _raise_children(process: Process, recorder: Recorder, monitors: MonitorSet) 
     )
     _open_ray(process, inherited)
     return inherited
+
+
+def _note_elders(journal: Journal) -> None:
+    """Note the children that a conftest or a plug-in started before there was a guard: they will not report."""
+    for living in census.scan(journal.folder):
+        mine = living.ppid == os.getpid() and roles.commanded_role(living.argv) not in roles.HELPERS
+        if mine and not is_keeper(living.argv):
+            journal.write(living.record())
 
 
 def _open_ray(process: Process, inherited: Inherited) -> None:

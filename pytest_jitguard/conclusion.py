@@ -46,6 +46,8 @@ class Witness:
             for living in census.scan(self.process.folder):
                 if not is_keeper(living.argv):
                     guard.recorder.note(living.record())
+        if self.process.journal.was_deleted:
+            guard.recorder.note(_deletion(self.process.folder))
         stopped = bool(session.shouldstop or session.shouldfail)
         guard.recorder.note({**guard.finish(), "partial": stopped or self.deselected > 0})
 
@@ -55,6 +57,12 @@ class Witness:
         if GUARDING_KEY in session.config.stash:
             session.config.stash[GUARDING_KEY].leave_shared()
         self.process.journal.say_goodbye()
+
+
+def _deletion(folder: Path) -> dict[str, Any]:
+    message = f"somebody deleted {folder} during the run: what processes that were gone had written is lost"
+    remedy = "keep journals elsewhere: --jitguard-journal=FOLDER"
+    return {"record": "finding", "name": "journal-incomplete", "message": message, "remedy": remedy}
 
 
 class Conclusion:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.core.phases import PhaseLog, RequestSpan, Window
 
 Note = Callable[[Mapping[str, Any]], None]
@@ -70,10 +70,10 @@ class Scopes:
         try:
             yield
         finally:
-            self._close(window, time.monotonic())
+            self._close(window, monotonic())
 
     def _open(self, scope: Scope, label: str, owner: str, attempt: int, at: float | None = None) -> Window:
-        moment = time.monotonic() if at is None else at
+        moment = monotonic() if at is None else at
         with self._lock:
             window = self._phases.open("warmup", label, moment, owner=owner, attempt=attempt, scope=scope.id)
         self._note(window.open_record())
@@ -86,7 +86,7 @@ class Scopes:
     def tell(self, scope: Scope, state: str, **facts: Any) -> None:
         """Write down how a server stands."""
         scope.told.update(facts)
-        record = {"record": "server", "scope": scope.id, "name": scope.name, "state": state, "at": time.monotonic()}
+        record = {"record": "server", "scope": scope.id, "name": scope.name, "state": state, "at": monotonic()}
         self._note({**record, **scope.told})
 
     # -- who uses it ---------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class Scopes:
 
     def sent(self, scope: Scope, text: str, owner: str, attempt: int, at: float | None = None) -> RequestSpan:
         """Note that a request goes out."""
-        started = time.monotonic() if at is None else at
+        started = monotonic() if at is None else at
         with self._lock:
             span = RequestSpan(f"r{next(self._requests)}", scope.id, started, owner, attempt, text)
             self._phases.requests.append(span)
@@ -117,7 +117,7 @@ class Scopes:
 
     def answered(self, span: RequestSpan, at: float | None = None) -> None:
         """Note that a request is over."""
-        span.ended = time.monotonic() if at is None else at
+        span.ended = monotonic() if at is None else at
         self._note(_request_record(span))
 
     def drain(self, owner: str, attempt: int) -> None:

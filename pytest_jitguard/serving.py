@@ -10,7 +10,6 @@ import itertools
 import operator
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.core.phases import RequestSpan
 from pytest_jitguard.processes.census import is_python
 from pytest_jitguard.processes.inherit import Inherited
@@ -189,13 +189,13 @@ class GuardedServer:
 
     def drain(self) -> None:
         """Wait until what was sent is answered, at most `drain` seconds: it belongs to the test that sent it."""
-        until = time.monotonic() + self._drain_limit
+        until = monotonic() + self._drain_limit
         for driving in self._driving:
             with contextlib.suppress(Exception):  # what a request failed of is told by wait(), not here
-                driving.wait(max(0.0, until - time.monotonic()))
+                driving.wait(max(0.0, until - monotonic()))
         self._driving = [driving for driving in self._driving if not driving.done]
         if self.is_running and self._server.warmed_at is not None:
-            wait_idle(self._server.command.adapter, self.url, max(0.0, until - time.monotonic()))
+            wait_idle(self._server.command.adapter, self.url, max(0.0, until - monotonic()))
 
     def stop(self) -> HowItEnded:
         """End the server and all of its processes; returns how it ended."""
@@ -291,7 +291,7 @@ class GuardedServer:
     def _stopped(self, server: Server, how: HowItEnded) -> None:
         assert self._guarding is not None
         session = self._guarding.session
-        session.scopes.warmed(self._scope, time.monotonic())  # if it never came so far
+        session.scopes.warmed(self._scope, monotonic())  # if it never came so far
         session.hear()
         state = "stopped" if server.warmed_at is not None else "failed"
         session.scopes.tell(self._scope, state, ended=how.text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextvars import ContextVar
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_jitguard.core.baseline import Baseline
+from pytest_jitguard.core.clock import monotonic, pause
 from pytest_jitguard.core.events import CompileEvent
 from pytest_jitguard.core.explain import Advice, Background, Explanation
 from pytest_jitguard.core.kinship import doubles_of, mark_origins
@@ -110,13 +110,13 @@ class GuardSession:
 
     def open(self, phase: str, label: str = "", **details: Any) -> Window:
         """Open a window now, and tell the journal."""
-        window = self.phases.open(phase, label, time.monotonic(), around=self._block.get(), **details)
+        window = self.phases.open(phase, label, monotonic(), around=self._block.get(), **details)
         self.recorder.note(window.open_record())
         return window
 
     def close(self, window: Window) -> list[Window]:
         """Close a window now, and whatever is still open inside; return what was closed."""
-        closed = self.phases.close(window, time.monotonic())
+        closed = self.phases.close(window, monotonic())
         for inner in closed:
             self.recorder.note(inner.close_record())
         return closed
@@ -213,19 +213,19 @@ class GuardSession:
 
     def wait_for_running(self) -> None:
         """Wait for compiles on other threads, so that no later test finds their variants; not for ever."""
-        until = time.monotonic() + LONGEST_WAIT
+        until = monotonic() + LONGEST_WAIT
         while unsettled := [event for event in self._unsettled() if event.id not in self._given_up]:
-            if time.monotonic() > until:
+            if monotonic() > until:
                 self._given_up.update(event.id for event in unsettled)
                 return
-            time.sleep(0.005)
+            pause(0.005)
             self.monitors.settle()
             self.hear()
 
     def _unsettled(self) -> list[CompileEvent]:
         """Return what still runs, or ended on another thread so lately that its variant may not be resident yet."""
         events, here = self.recorder.events, threading.current_thread().name
-        lately = time.monotonic() - _UNTIL_RESIDENT
+        lately = monotonic() - _UNTIL_RESIDENT
         found = [
             event
             for event in events[self._settled :]
@@ -397,7 +397,7 @@ class GuardSession:
             served = [self._served(e, p) for e, p in own if p.served and e.id not in doubles]
             background = self.background(attempt) if served else Background()
             mark_origins((item.event for item in served), background.warmed)
-            judge(verdict, served, policy, background, self._is_known, time.monotonic())
+            judge(verdict, served, policy, background, self._is_known, monotonic())
         return verdict
 
     def _served(self, event: CompileEvent, placed: Placed) -> Served:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, final
 
 from filelock import FileLock
 
+from pytest_jitguard.core.clock import monotonic, pause
 from pytest_jitguard.processes import proc
 from pytest_jitguard.servers.command import ServerCommand
 from pytest_jitguard.servers.logs import tail
@@ -65,7 +65,7 @@ class Meeting:
         with FileLock(str(self._folder / "lock")):
             self._state.unlink(missing_ok=True)
         while any(self._is_here(guest) for guest in self._folder.glob("*.guest")):
-            time.sleep(_STEP)
+            pause(_STEP)
 
     def _is_here(self, guest: Path) -> bool:
         try:
@@ -106,5 +106,5 @@ class AttachedServer:
 
     def stop(self) -> HowItEnded:
         """Leave it to the others."""
-        self.stopped_at = time.monotonic()
+        self.stopped_at = monotonic()
         return HowItEnded(asked=True)

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 Record = Mapping[str, Any]
 
+EXEC = "exec"
+"""How a process becomes another program."""
+
 _EARLY = 1.0
 """Seconds by which a hello may lie before the start that it answers: the clock is read before either."""
 
@@ -61,7 +64,8 @@ def conclude(children: Iterable[Record], hellos: Iterable[Record]) -> Census:
     once more and is still the same. What is not known to be Python counts only if it reported; so does a process whose
     start nobody saw.
     """
-    starts = _starts(children)
+    children, hellos = list(children), list(hellos)
+    starts = _starts(record for record in children if record["how"] != EXEC)
     answered: set[Started] = set()
     unseen = 0
     for (host, pid, _), images in _heard(hellos).items():
@@ -71,8 +75,21 @@ def conclude(children: Iterable[Record], hellos: Iterable[Record]) -> Census:
         elif not any(_is_guard(hello) for hello in images):
             unseen += 1
     everyone = [one for several in starts.values() for one in several]
-    silent = tuple(one for one in everyone if one.python and one not in answered)
-    return Census(unseen + len(answered) + len(silent), silent)
+    silent = [one for one in everyone if one.python and one not in answered]
+    replaced = _silent_images([record for record in children if record["how"] == EXEC], hellos)
+    return Census(unseen + len(answered) + len(silent), (*silent, *replaced))
+
+
+def _silent_images(executed: Iterable[Record], hellos: Iterable[Record]) -> list[Started]:
+    """Return the programs that processes which had reported became, and of which nothing was heard."""
+    # The last record of one moment counts: an exec that failed is taken back.
+    became = {(str(r["host"]), int(r["pid"]), float(r["started"])): _started(r) for r in executed}
+    heard = [(str(hello["host"]), int(hello["pid"]), float(hello["monotonic"])) for hello in hellos]
+    return [
+        one
+        for (host, pid, at), one in became.items()
+        if one.python and not any((host, pid) == who[:2] and who[2] >= at for who in heard)
+    ]
 
 
 def _is_guard(hello: Record) -> bool:

@@ -53,6 +53,7 @@ class Facts:
     between: Sequence[str] = ()
     silent: Sequence[str] = ()
     silent_servers: Sequence[str] = ()
+    unproven: Sequence[str] = ()
     troubles: Sequence[str] = ()
     children: str = "auto"
     longest: Stall | None = None
@@ -115,6 +116,10 @@ def _process_findings(facts: Facts) -> list[Finding]:
     if exceeded := over_budget(facts.longest, facts.budgets):
         message = f"{facts.longest}, over {listed(exceeded)}"
         found.append(Finding("stall-budget", message, "budgets stand in [tool.jitguard.budgets]"))
+    if facts.unproven:
+        what = listed(facts.unproven)
+        message = f"monitors that saw nothing, in processes that ended without a last look: {what}"
+        found.append(Finding("unproven", message, "let the server's warmup reach a kernel", "warning"))
     severity = "error" if facts.children == "require" else "warning"
     remedy = "is pytest-jitguard installed in their environment? A client that compiles nothing need not report"
     told = [Finding("children", silent, remedy, severity) for silent in facts.silent]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.core.events import CompileEvent, Launch
 from pytest_jitguard.core.keys import SpecializationKey
 
@@ -91,7 +91,7 @@ class Recorder:
             kernel=kernel,
             module=module,
             kind=kind,
-            started=time.monotonic() if started is None else started,
+            started=monotonic() if started is None else started,
             launch=launch,
             stack=stack,
             parent=parent,
@@ -127,7 +127,7 @@ class Recorder:
         with self._lock:
             event.kind = kind or event.kind
             event.status = status
-            event.ended = time.monotonic() if ended is None else ended
+            event.ended = monotonic() if ended is None else ended
             event.key = key or event.key
             event.artifact_hash = artifact_hash or event.artifact_hash
             event.stages = dict(stages or event.stages)

@@ -12,7 +12,6 @@ import functools
 import gc
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, ClassVar
 
+from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.core.events import CompileEvent, Launch
 from pytest_jitguard.core.keys import Change, SpecializationKey
 from pytest_jitguard.core.recorder import Recorder
@@ -261,7 +261,7 @@ class TritonMonitor(Monitor):
 
     def _late(self, frame: FrameType, compiled: Mapping[str, Any]) -> _OpenCompile:
         """Begin what is over: a listener was chained on top of ours, so that the truth test went to that one."""
-        opened = self._begin(frame, compiled["src"], time.monotonic() - compiled["times"].total / 1e6)
+        opened = self._begin(frame, compiled["src"], monotonic() - compiled["times"].total / 1e6)
         _taken_out(self._here.compiles, opened)
         return opened
 
@@ -386,11 +386,11 @@ class TritonMonitor(Monitor):
             return bench(tuner, *args, **kwargs)
         finally:
             if opened is not None:
-                opened.last_bench = time.monotonic()
+                opened.last_bench = monotonic()
 
     def _check_disk_cache(self, check: Any, tuner: Any, *args: Any, **kwargs: Any) -> Any:
         """Notice a stored tuning result (`TRITON_CACHE_AUTOTUNING`): no benchmark here, but one on a fresh machine."""
-        here, started = self._here, time.monotonic()
+        here, started = self._here, monotonic()
         known, begun = frozenset(tuner.cache), here.tunings_begun
         result = check(tuner, *args, **kwargs)
         if here.tunings_begun == begun:
@@ -427,7 +427,7 @@ class TritonMonitor(Monitor):
         self.recorder.end(
             opened.event,
             status="failed" if key is None else "ok",
-            ended=opened.last_bench or time.monotonic(),
+            ended=opened.last_bench or monotonic(),
             key=None if key is None else tuning_key(opened.tuner.keys, key),
             detail="" if key is None else f"chose {opened.tuner.cache.get(key)}",
             cure=opened.cure,
@@ -436,7 +436,7 @@ class TritonMonitor(Monitor):
     # -- device loads --------------------------------------------------------------------------------------------------
 
     def _load_starts(self, *_: Any) -> None:
-        self._here.load_began = time.monotonic()
+        self._here.load_began = monotonic()
 
     def _load_ends(self, *load: Any) -> None:
         """Record a load that does not belong to a compile just done: compiled in the warmup, first used now."""

@@ -84,8 +84,9 @@ class _SiteIsDone(MetaPathFinder):
 def stand_down() -> None:
     """Stop reporting, and leave no trace but a goodbye: this process turns out to be a guard of its own."""
     global _reporter
-    reporter, _reporter = _reporter, None
+    reporter = _reporter
     if reporter is not None and reporter.is_child:
+        _reporter = None
         reporter.leave()
 
 
@@ -98,6 +99,7 @@ def follow_forks(
     starts itself. The guard's own children are for the guard to count, by `census.watch`.
     """
     global _reporter
+    before = _reporter
     _reporter = mine = _Reporter(inherited, journal, recorder, monitors, is_child=False)
     mine.attempt("the goodbye of forked processes", mine.await_multiprocessing)
     _register()
@@ -105,7 +107,7 @@ def follow_forks(
     def undo() -> None:
         global _reporter
         if _reporter is mine:
-            _reporter = None
+            _reporter = before  # the guard around a run of pytest inside a test
 
     return undo
 
@@ -262,12 +264,15 @@ class _Reporter:
         """Say goodbye before the process becomes another program, of which nobody hears if it is not Python."""
         leaves = self.is_child and self.journal.is_mine and os.access(path, os.X_OK)
         if leaves:
+            next_image = census.of_exec(path, args)
+            self.note(next_image)
             self.finish()
         try:
             return execute(path, *args)
         finally:
             if leaves:
                 self.journal.take_back_goodbye()
+                self.note({**next_image, "python": False})  # it did not become that
 
     # -- forks ---------------------------------------------------------------------------------------------------------
 

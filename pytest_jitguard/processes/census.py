@@ -7,12 +7,13 @@ import os
 import re
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from pytest_jitguard.core.census import EXEC
+from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.patching import PatchSet, when_imported
 from pytest_jitguard.processes import proc
 from pytest_jitguard.processes.inherit import VARIABLE
@@ -86,7 +87,7 @@ class _Watch:
         # By pid, because a forked child is inside the start of its parent for all its life.
         if getattr(self._local, "starting", 0) == os.getpid():
             return start()
-        before = time.monotonic()
+        before = monotonic()
         self._local.starting = os.getpid()
         try:
             result = start()
@@ -111,6 +112,16 @@ def _of_popen(popen: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> d
     told = shown_argv(["/bin/sh", "-c", *shown_argv(given)] if shell else given)
     program = shown_argv(executable)[0] if executable else ""
     return {"pid": popen.pid, "how": "subprocess", "argv": told, "python": is_python(told, program)}
+
+
+def of_exec(path: Any, args: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the record of what this process is about to become; never raises."""
+    try:
+        argv = shown_argv(list(args[0]))
+        python = is_python(argv, shown_argv(path)[0])
+    except Exception:  # noqa: BLE001 - arguments that exec will refuse
+        argv, python = [], None
+    return {"record": "child", "pid": os.getpid(), "how": EXEC, "argv": argv, "python": python, "started": monotonic()}
 
 
 def _of_process(process: Any) -> dict[str, Any]:

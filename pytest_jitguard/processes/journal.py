@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import stat
 import sys
 import threading
@@ -13,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.processes import proc, roles
 
 SCHEMA = 1
@@ -53,6 +56,8 @@ class Journal:
     in silence would be a false green; it is written first as soon as writing works again. A file that was deleted is
     made anew with all it held.
 
+    `was_deleted` then: those of others cannot come back if their processes are gone.
+
     `guard` is the image of the pytest process whose phases count, empty for that process itself. `scope` is the id of
     the server in whose tree this process is, empty in pytest's own.
     """
@@ -72,6 +77,7 @@ class Journal:
         self._inode: tuple[int, int] | None = None
         self._said_goodbye = False
         self._is_marked = False
+        self.was_deleted = False
         self._pid, self._parent = os.getpid(), os.getppid()
         self._lock = threading.RLock()
         self.write(self._hello())
@@ -90,7 +96,7 @@ class Journal:
             "world": self.world,
             "guard": self.guard,
             "scope": self.scope,
-            "monotonic": time.monotonic(),
+            "monotonic": monotonic(),
             "time": time.time(),
             "python": sys.version.split()[0],
             "argv": shown_argv(sys.orig_argv),
@@ -142,7 +148,7 @@ class Journal:
         line = _line(record)
         if line is None or not self._is_open() or not self._append(line):
             return False
-        return self._is_linked() or self._reinstate()
+        return self._is_linked() or self._is_discarded() or self._reinstate()
 
     def _is_open(self) -> bool:
         """Have the file open."""
@@ -188,8 +194,14 @@ class Journal:
         except OSError:
             return True
 
+    def _is_discarded(self) -> bool:
+        """Tell whether the deleted file was taken away at the end of the run: nobody will read it."""
+        assert self._file is not None
+        return not stat.S_IMODE(os.fstat(self._file).st_mode)
+
     def _reinstate(self) -> bool:
         """Make a deleted file anew, with all it held; what then cannot be written is in memory."""
+        self.was_deleted = True
         held = self._taken_back()
         try:
             if self._may_make_folder():
@@ -224,7 +236,7 @@ class Journal:
             self._said_goodbye = True
             with self._lock:
                 self._write_lost()
-                self.write({"record": "bye", "monotonic": time.monotonic(), "lost": len(self.lost)})
+                self.write({"record": "bye", "monotonic": monotonic(), "lost": len(self.lost)})
 
     def take_back_goodbye(self) -> None:
         """Say goodbye again at the real end: the process was about to become another program, and did not."""
@@ -267,6 +279,14 @@ def make_folder(path: Path) -> Path:
     """Create a journal folder that only its user can read."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
+
+
+def discard_folder(path: Path) -> None:
+    """Delete a run's folder. Who still writes into it sees by the mode of the file that it is not to come back."""
+    for file in path.glob("*.jsonl"):
+        with contextlib.suppress(OSError):
+            file.chmod(0)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 import time
 
+from pytest_jitguard.core.clock import monotonic
+
+_open = open
+"""Not looked up at the time: tests replace `builtins.open`. (pathlib costs a start.)"""
+
 _STATE, _PARENT, _START = 0, 1, 19
 """Places in /proc/PID/stat after the name, which stands in parentheses and may hold anything."""
 
@@ -59,7 +64,7 @@ def pids() -> list[int]:
 def monotonic_of(start: int) -> float:
     """Turn the start of a process, in clock ticks since boot, into seconds of the monotonic clock."""
     since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic() - (since_boot - start / os.sysconf("SC_CLK_TCK"))
+    return monotonic() - (since_boot - start / os.sysconf("SC_CLK_TCK"))
 
 
 def _stat(pid: int) -> list[str]:
@@ -75,7 +80,7 @@ def _link(path: str) -> str:
 
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - pathlib costs a start
+        with _open(path, "rb") as file:
             return file.read()
     except OSError:
         return b""

@@ -11,12 +11,12 @@ import secrets
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.processes import ray_reader
 from pytest_jitguard.processes.inherit import VARIABLE
 from pytest_jitguard.processes.ray_reader import Chunk
@@ -142,7 +142,7 @@ class RayNodes:
 
     def fetch(self, *, wait: float = 10.0, torn: bool = False) -> None:
         """Mirror what is new on each node; `torn` also takes the half line at the end of a dead process's journal."""
-        until = time.monotonic() + wait
+        until = monotonic() + wait
         with self._lock, self._telling("journals of the Ray cluster could not be read"):
             if self._follow():
                 self._meet(until)
@@ -161,7 +161,7 @@ class RayNodes:
             if remove and not self._lost_head:
                 refs = [node.actor.remove.remote(str(self.folder)) for node in self._foreign()]
                 for ref in refs:
-                    self._result(ref, time.monotonic() + 5.0)
+                    self._result(ref, monotonic() + 5.0)
             self._let_go()
             if self._marker:
                 (self.folder / self._marker).unlink(missing_ok=True)
@@ -278,7 +278,7 @@ class RayNodes:
         while asked:
             refs = [(node, self._ask(node, torn=torn)) for node in asked]
             asked = [node for node, ref in refs if self._take(node, self._answer(node, ref, until))]
-            if time.monotonic() > until:
+            if monotonic() > until:
                 return
 
     def _ask(self, node: _Node, *, torn: bool) -> Any:
@@ -310,7 +310,7 @@ class RayNodes:
     # -- clocks --------------------------------------------------------------------------------------------------------
 
     def _measure(self, node: _Node, until: float) -> None:
-        if node.clock is not None and time.monotonic() - node.clock.measured < REMEASURE_AFTER:
+        if node.clock is not None and monotonic() - node.clock.measured < REMEASURE_AFTER:
             return
         found = list(self._round_trips(node, until))
         if found:
@@ -318,11 +318,11 @@ class RayNodes:
 
     def _round_trips(self, node: _Node, until: float) -> Iterable[Clock]:
         for _ in range(ROUND_TRIPS):
-            asked = time.monotonic()
+            asked = monotonic()
             theirs = self._answer(node, node.actor.now.remote(), until)
             if theirs is None:
                 return
-            back = time.monotonic()
+            back = monotonic()
             yield Clock((asked + back) / 2 - theirs, (back - asked) / 2, back)
 
     # -- answers -------------------------------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ class RayNodes:
         return None
 
     def _result(self, ref: Any, until: float) -> Any:
-        return sys.modules["ray"].get(ref, timeout=max(0.05, until - time.monotonic()))
+        return sys.modules["ray"].get(ref, timeout=max(0.05, until - monotonic()))
 
     def _restart(self, node: _Node, why: str) -> None:
         """Put a new reader where one died, a few times; a node that is gone is found out by the cluster's list."""

@@ -11,6 +11,8 @@ from pytest_jitguard.core.kinship import COMPILE_WORKER
 CHILD = "child"
 RESOURCE_TRACKER = "resource tracker"
 FORKSERVER = "forkserver"
+HELPERS = (RESOURCE_TRACKER, FORKSERVER, COMPILE_WORKER)
+"""Roles of processes that serve nobody: whatever they do, another process asked them to."""
 
 
 class Identity(NamedTuple):

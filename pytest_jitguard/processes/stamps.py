@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.patching import PatchSet, when_imported
 
 
@@ -52,7 +52,7 @@ def watch(note: Callable[[Mapping[str, Any]], None], stamps: tuple[Stamp, ...] =
 def _stamping(stamp: Stamp, note: Callable[[Mapping[str, Any]], None]) -> Callable[..., Any]:
     def stamping(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = method(*args, **kwargs)
-        note({"record": "stamp", "what": stamp.what, "by": stamp.by, "at": time.monotonic()})
+        note({"record": "stamp", "what": stamp.what, "by": stamp.by, "at": monotonic()})
         return result
 
     return stamping

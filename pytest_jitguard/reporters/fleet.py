@@ -102,6 +102,22 @@ def silent_servers(run: Sequence[Process]) -> list[str]:
     ]
 
 
+def unproven(run: Sequence[Process]) -> list[str]:
+    """Tell of monitors in servers of which nobody knows whether they saw anything.
+
+    They hooked in, no event ever proved them, and their process ended (by a signal) before it could compare what is
+    resident with what was seen. Ranks launch kernels; of others only a server without any event is told.
+    """
+    busy = {process.scope for process in run if process.events}
+    return [
+        f"{state['name']} in {server_name(process.scope)}, {process.name}"
+        for process in run
+        if process.scope and not process.all("bye") and (process.rank is not None or process.scope not in busy)
+        for state in process.all("monitor")[-1:]
+        if state["state"] == "unproven"
+    ]
+
+
 def troubles(run: Sequence[Process]) -> list[str]:
     """Tell of failures of the guard itself in child processes."""
     return [f"{process.name}: {record['message']}" for process in run for record in process.all("trouble")]

@@ -210,6 +210,7 @@ def _facts(
         between=fleet.between(run, fleet.policy_of(environment), unguarded),
         silent=fleet.silent(run),
         silent_servers=fleet.silent_servers(run) if settings.get("children") != "off" else (),
+        unproven=fleet.unproven(run),
         troubles=fleet.troubles(run),
         children=str(settings.get("children") or "auto"),
         longest=fleet.longest_stall(run),

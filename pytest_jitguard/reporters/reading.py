@@ -155,7 +155,7 @@ def understand(raw: ProcessRecords) -> Process:
     process = Process(raw.role, raw.image, rejected=list(raw.rejected))
     for record in raw.records:
         process.of_kind.setdefault(str(record.get("record")), []).append(record)
-    process.hello = next(iter(process.all("hello")), {})
+    process.hello = _fitting_hello(process)
     goodbye = process.all("bye")
     process.died = not goodbye and not raw.alive
     said = sum(_number(record.get("lost")) for record in goodbye)
@@ -166,6 +166,26 @@ def understand(raw: ProcessRecords) -> Process:
     _read_events(process, still_running=raw.alive and not goodbye)
     _check_forms(process)
     return process
+
+
+_HELLO: Mapping[str, type | tuple[type, ...]] = {
+    "pid": int,
+    "start": int,
+    "host": str,
+    "guard": str,
+    "scope": str,
+    "time": (int, float),
+    "monotonic": (int, float),
+}
+
+
+def _fitting_hello(process: Process) -> Record:
+    """Return the first record of a process without what does not fit."""
+    hello = next(iter(process.all("hello")), {})
+    wrong = [name for name, form in _HELLO.items() if name in hello and not isinstance(hello[name], form)]
+    if wrong:
+        _reject(process, hello, f"does not fit in {', '.join(wrong)}")
+    return {name: value for name, value in hello.items() if name not in wrong}
 
 
 def _number(value: Any) -> int:

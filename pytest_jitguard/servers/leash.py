@@ -9,12 +9,12 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_jitguard.core.clock import monotonic, pause
 from pytest_jitguard.processes import proc
 from pytest_jitguard.servers import keeper
 
@@ -113,15 +113,15 @@ class Leash:
     def _order(self, order: Mapping[str, Any]) -> None:
         try:
             self._say(json.dumps(order))
-            self._await_start(time.monotonic() + _START_LIMIT)
+            self._await_start(monotonic() + _START_LIMIT)
         except BaseException:
             self.end()
             raise
 
     def _await_start(self, last: float) -> None:
         while not self.pid:
-            self.listen(max(0.0, last - time.monotonic()))
-            if self._gone or time.monotonic() >= last:
+            self.listen(max(0.0, last - monotonic()))
+            if self._gone or monotonic() >= last:
                 raise ServerError("the keeper, which starts the server, gave no sign of life")
 
     def _say(self, line: str) -> None:
@@ -155,9 +155,9 @@ class Leash:
 
     def over(self, seconds: float = 0.0) -> HowItEnded | None:
         """Return how the server's first process ended, None if it still runs after so many seconds."""
-        last = time.monotonic() + seconds
+        last = monotonic() + seconds
         while self.exited is None and not self._gone:
-            left = last - time.monotonic()
+            left = last - monotonic()
             self.listen(max(0.0, left))
             if left <= 0:
                 break
@@ -168,10 +168,10 @@ class Leash:
         if self.ended is not None and self._process.returncode is not None:
             return self.ended
         self._say("end")
-        last = time.monotonic() + self._grace + keeper.FORCE + _MARGIN
-        while not self._gone and time.monotonic() < last:
+        last = monotonic() + self._grace + keeper.FORCE + _MARGIN
+        while not self._gone and monotonic() < last:
             with contextlib.suppress(ServerError):
-                self.listen(max(0.0, last - time.monotonic()))
+                self.listen(max(0.0, last - monotonic()))
         self._process.kill()
         self._process.wait()
         if self.ended is None:
@@ -188,13 +188,13 @@ class Leash:
     def _end_without_keeper(self) -> HowItEnded:
         """Kill whoever is left of a tree whose keeper was killed; nobody can be waited for any more."""
         found: set[int] = set()
-        last = time.monotonic() + keeper.FORCE
-        while (left := self._tree_by_marks()) and time.monotonic() < last:
+        last = monotonic() + keeper.FORCE
+        while (left := self._tree_by_marks()) and monotonic() < last:
             found |= left
             for pid in left:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
-            time.sleep(0.05)
+            pause(0.05)
         return HowItEnded(left_over=len(found - {self.pid}), survivors=len(left))
 
     def _tree_by_marks(self) -> set[int]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import operator
 import os
 import shlex
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import NoReturn, final
 
+from pytest_jitguard.core.clock import monotonic, pause
 from pytest_jitguard.servers.adapters import ADAPTERS, running_requests
 from pytest_jitguard.servers.asking import NoAnswer, status_of
 from pytest_jitguard.servers.command import ServerCommand
@@ -115,7 +115,7 @@ class Server:
         self.command.check_program()
         self.port = self.port or free_port(self.command.host)
         self._check_port()
-        self.started = time.monotonic()
+        self.started = monotonic()
         self._observer.starting(self)
         try:
             self._leash = self._leashed()
@@ -155,12 +155,12 @@ class Server:
             raise ServerError(f"server {self.name!r} was not started: call start() before wait_ready()")
         last = self.started + self.command.timeout
         self._await_readiness(self._leash, last)
-        self.ready_at = time.monotonic()
+        self.ready_at = monotonic()
         self._observer.ready(self, self.ready_at)
         self._await_mark(self._leash, last)
         if self._warm is not None:
             self._warm(self)
-        self.warmed_at = time.monotonic() if self._warm or ADAPTERS[self.command.adapter].awaited else self.ready_at
+        self.warmed_at = monotonic() if self._warm or ADAPTERS[self.command.adapter].awaited else self.ready_at
         self._observer.warmed(self, self.warmed_at)
 
     def _await_readiness(self, leash: Leash, last: float) -> None:
@@ -174,7 +174,7 @@ class Server:
 
     def _ask(self, url: str, last: float) -> str:
         try:
-            return f"status {status_of(url, max(0.1, min(_ASK_LIMIT, last - time.monotonic())))}"
+            return f"status {status_of(url, max(0.1, min(_ASK_LIMIT, last - monotonic())))}"
         except NoAnswer as error:
             return str(error)
 
@@ -191,7 +191,7 @@ class Server:
 
     def _go_on(self, leash: Leash, last: float, step: float, why: str) -> None:
         """Wait a step, unless it died or the time is over."""
-        left = last - time.monotonic()
+        left = last - monotonic()
         leash.over(max(0.0, min(step, left)))
         self._check_alive(leash)
         if left <= 0:
@@ -207,7 +207,7 @@ class Server:
 
     def _check_alive(self, leash: Leash) -> None:
         if (how := leash.over()) is not None:
-            after = time.monotonic() - (self.started or 0.0)
+            after = monotonic() - (self.started or 0.0)
             stay = " (a server must stay in the foreground)" if how.code == 0 else ""
             self._fail(f"{how.text} before it was ready, after {after:.1f} s{stay}")
 
@@ -239,7 +239,7 @@ class Server:
 
     def _set_stopped(self, how: HowItEnded) -> None:
         self._how = how
-        self.stopped_at = time.monotonic()
+        self.stopped_at = monotonic()
         self._observer.stopped(self, how)
 
     def tail(self, lines: int = _TAIL) -> str:
@@ -267,8 +267,8 @@ def wait_idle(adapter: str, url: str, limit: float) -> int | None:
 
     Returns the last number: 0 when idle, None if it cannot be told, more if the limit was over first.
     """
-    last, step = time.monotonic() + limit, _STEP
-    while (number := running_requests(adapter, url)) and time.monotonic() < last:
-        time.sleep(max(0.0, min(step, last - time.monotonic())))
+    last, step = monotonic() + limit, _STEP
+    while (number := running_requests(adapter, url)) and monotonic() < last:
+        pause(max(0.0, min(step, last - monotonic())))
         step = min(2 * step, _LONGEST_STEP)
     return number

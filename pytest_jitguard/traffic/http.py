@@ -11,13 +11,13 @@ import math
 import operator
 import secrets
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import SplitResult, urlsplit
 
+from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.core.kinds import count
 from pytest_jitguard.traffic.answers import Answer
 from pytest_jitguard.traffic.prompts import VOCABULARY, PromptMaker, body_of, encode, salt_of
@@ -206,7 +206,7 @@ class _Run:
         _check(self)
         _httpx()
         self.name = secrets.token_hex(4)
-        self.began = time.monotonic()
+        self.began = monotonic()
         self.sent: dict[int, Sent] = {}
 
     @property
@@ -237,7 +237,7 @@ class _Run:
         """Send everything; cancelling it breaks off what is in flight."""
         tasks: list[asyncio.Task[None]] = []
         async with _client(self.base, self.headers) as client:
-            self.began = time.monotonic()
+            self.began = monotonic()
             try:
                 await self._send_all(client, tasks)
             finally:
@@ -256,11 +256,11 @@ class _Run:
         await asyncio.gather(*tasks)
 
     async def _until(self, moment: float) -> None:
-        while (left := moment - time.monotonic()) > 0:
+        while (left := moment - monotonic()) > 0:
             await asyncio.sleep(left)
 
     async def _send(self, client: httpx.AsyncClient, job: _Job) -> None:
-        sent = Sent(f"{self.name}-{job.number}", job.number, job.request, job.body, time.monotonic())
+        sent = Sent(f"{self.name}-{job.number}", job.number, job.request, job.body, monotonic())
         answer = Answer(job.request.stream, self.keep_text)
         self._tell(sent)
         try:
@@ -270,7 +270,7 @@ class _Run:
             raise
         finally:
             came = {name: getattr(answer, name) for name in ("first", "status", "tokens", "error", "text")}
-            self._tell(replace(sent, ended=time.monotonic(), **came))
+            self._tell(replace(sent, ended=monotonic(), **came))
 
     def _tell(self, sent: Sent) -> None:
         self.sent[sent.number] = sent
@@ -298,8 +298,8 @@ async def _exchange(client: httpx.AsyncClient, sent: Sent, answer: Answer) -> No
     async with client.stream("POST", sent.request.path, content=sent.body, headers=headers) as response:
         answer.status = response.status_code
         async for piece in response.aiter_bytes():
-            answer.take(piece, time.monotonic())
-        answer.finish(time.monotonic(), response.headers.get("content-type", ""))
+            answer.take(piece, monotonic())
+        answer.finish(monotonic(), response.headers.get("content-type", ""))
 
 
 def _planned(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import faulthandler
 import signal
 import threading
-import time
 from types import FrameType, TracebackType
 from typing import Any, final
+
+from pytest_jitguard.core.clock import monotonic
 
 STDERR = 2
 """The file descriptor, since `sys.stderr` may be captured by then."""
@@ -37,7 +38,7 @@ class Limit:
     def __enter__(self) -> Limit:
         """Start both clocks."""
         if self._seconds is not None:
-            self._ends = time.monotonic() + self._seconds
+            self._ends = monotonic() + self._seconds
             self._bell = _AlarmBell() if _alarm_is_usable() else _ThreadBell()
             faulthandler.dump_traceback_later(self._seconds + self._grace, exit=True, file=self._file)
             self._bell.arm(self._seconds)
@@ -45,7 +46,7 @@ class Limit:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Stop both clocks; a block that is late is late, also if it swallowed the timeout or turned it around."""
-        late = self._bell is not None and time.monotonic() >= self._ends
+        late = self._bell is not None and monotonic() >= self._ends
         try:
             self.close()
         except WarmupTimeout:  # an asynchronous exception struck inside; it comes once
@@ -98,7 +99,7 @@ class _AlarmBell:
 
     def arm(self, seconds: float) -> None:
         self._previous_timer = signal.setitimer(signal.ITIMER_REAL, 0)
-        self._since, self._seconds = time.monotonic(), seconds
+        self._since, self._seconds = monotonic(), seconds
         self._previous = signal.signal(signal.SIGALRM, self._ring)
         self._armed = True
         signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -116,7 +117,7 @@ class _AlarmBell:
         if not self._armed:
             return
         self._armed = False
-        now = time.monotonic()
+        now = monotonic()
         left, interval = signal.setitimer(signal.ITIMER_REAL, 0)
         if signal.getsignal(signal.SIGALRM) != self._ring:
             # Somebody took the signal over inside the block. It is theirs now; only our own timer must not reach them.

@@ -8,11 +8,12 @@ its stacks. A marker with text in it is how the next process knows that it would
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, final
 from urllib.parse import quote, unquote
+
+from pytest_jitguard.core.clock import monotonic
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -65,11 +66,11 @@ class Turn:
 
     def __enter__(self) -> Turn:
         """Wait; WarmupHung if an earlier process hung."""
-        arrived = time.monotonic()
+        arrived = monotonic()
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             self._wait()
-            self.waited = time.monotonic() - arrived
+            self.waited = monotonic() - arrived
             # After the wait: whoever held the lock may have been ended just now.
             for earlier in _read_markers(self._folder, self._name):
                 raise earlier

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
 
+from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.core.events import CompileEvent
 from pytest_jitguard.core.kinds import count, words
 
@@ -21,7 +21,7 @@ class Progress:
     """
 
     def __init__(
-        self, write: Callable[[str], None], interval: float = 0.1, clock: Callable[[], float] = time.monotonic
+        self, write: Callable[[str], None], interval: float = 0.1, clock: Callable[[], float] = monotonic
     ) -> None:
         self._write = write
         self._interval = interval

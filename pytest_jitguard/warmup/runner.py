@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.core.settings import WarmupCall
 from pytest_jitguard.core.verdicts import duration
 from pytest_jitguard.warmup.limit import Limit, WarmupTimeout, limit
@@ -136,11 +136,11 @@ class _Clock:
         self.timeout = timeout
         self._grace = grace
         self._file = file
-        self._started = time.monotonic()
+        self._started = monotonic()
 
     @property
     def elapsed(self) -> float:
-        return time.monotonic() - self._started
+        return monotonic() - self._started
 
     def limit(self) -> Limit:
         left = None if self.timeout is None else max(0.001, self.timeout - self.elapsed)

@@ -214,7 +214,7 @@ def test_daemons_in_sessions_of_their_own_do_not_survive(small: Small) -> None:
         assert len(small.alive()) == 4
     assert small.alive() == []
     assert server.stop() == HowItEnded(signal=signal.SIGTERM, asked=True, left_over=1)
-    assert server.stop().text.endswith("SIGTERM, 1 process of its tree had to be killed")
+    assert server.stop().text.endswith("(SIGTERM), 1 process of its tree had to be killed")
 
 
 def test_what_a_dead_server_left_behind_is_ended_too(small: Small) -> None:
