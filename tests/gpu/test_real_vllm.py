@@ -6,6 +6,7 @@ H100, Triton 3.6), of which vLLM's own monitor logs 4.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections import Counter
 from pathlib import Path
@@ -28,7 +29,8 @@ COMPILED = {
 
 @pytest.fixture
 def vllm(guarded: GuardedRun, monkeypatch: pytest.MonkeyPatch, reporting_python: Path) -> GuardedRun:  # noqa: F811
-    pytest.importorskip("vllm")
+    if importlib.util.find_spec("vllm") is None:  # not imported here: it cannot be imported twice
+        pytest.skip("needs vLLM")
     guarded.python = str(reporting_python)
     monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "0")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
