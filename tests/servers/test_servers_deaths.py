@@ -21,10 +21,11 @@ from tests.servers.smalls import Small, wait_for
 ROOT = Path(__file__).parent.parent.parent
 
 STARTER = """
-import json, os, sys, time, urllib.request
+import json, os, signal, sys, time, urllib.request
 from pathlib import Path
 from pytest_jitguard.servers.server import Server, ServerCommand
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 argv, log, deed = json.loads(sys.stdin.readline())
 server = Server(ServerCommand(tuple(argv), timeout=60, grace=1.0), "", Path(log))
 server.start()
@@ -67,9 +68,11 @@ def starter(small: Small, deed: str) -> Iterator[subprocess.Popen[str]]:
         process.stdin.write(json.dumps([small.argv("--daemon", "--children=2"), str(small.log), deed]) + "\n")
         process.stdin.flush()
         assert process.stdout.readline() == "ready\n"
-        yield process
-        if process.poll() is None:
-            process.kill()
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
 
 
 def test_ctrl_c_leaves_the_server_to_its_teardown(small: Small) -> None:
