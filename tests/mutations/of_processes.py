@@ -138,7 +138,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a deleted folder takes the evidence with it",
         "pytest_jitguard/processes/journal.py",
-        "return self._is_linked() or self._reinstate()",
+        "return self._is_linked() or self._is_discarded() or self._reinstate()",
         "return True",
         f"{P}/test_processes_journal.py",
     ),

@@ -65,8 +65,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "attribution by end time",
         "pytest_jitguard/session.py",
-        "return self.phases.place(event.started)",
-        "return self.phases.place(event.ended or event.started)",
+        "return self.phases.place(event.started, event.scope)",
+        "return self.phases.place(event.ended or event.started, event.scope)",
         f"{PLUGIN}/test_guard_background.py::test_a_compile_is_blamed_on_the_test_in_which_it_began",
     ),
     Mutation(
@@ -86,7 +86,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "findings do not fail the session",
         "pytest_jitguard/core/findings.py",
-        "return [finding for finding in found if finding.name not in waived]",
+        'return [finding for finding in found if finding.name not in waived and finding.severity == "error"]',
         "return []",
         f"{PLUGIN}/test_guard_findings.py::test_a_finding_fails_the_session_unless_waived_by_name",
     ),
@@ -114,8 +114,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a marker that names a monitor judges nothing",
         "pytest_jitguard/core/policy.py",
-        "return event.kind in self.fail_on and (self.monitors is None or event.system in self.monitors)",
-        "return event.kind in self.fail_on and self.monitors is None",
+        "return kind in self.fail_on and (self.monitors is None or event.system in self.monitors)",
+        "return kind in self.fail_on and self.monitors is None",
         f"{PLUGIN}/test_guard_markers.py::test_arguments_configure_the_judgement",
     ),
     Mutation(
@@ -135,8 +135,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a torn line is trusted",
         "pytest_jitguard/processes/journal.py",
-        'record.get("record") not in RECORDS',
-        "False",
+        'record if isinstance(record, dict) and record.get("record") in RECORDS else None',
+        "record",
         "tests/processes/test_processes_journal.py::test_a_torn_line_and_foreign_lines_are_reported_and_the_rest_is_read",
     ),
     Mutation(
