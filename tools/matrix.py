@@ -24,7 +24,7 @@ TORCH = "torch==2.13.0"
 TRITON_TESTS = ("tests/monitors", "tests/offline")
 GLUE_TESTS = (
     *("tests/plugin", "tests/settings", "tests/session", "tests/core"),
-    *("tests/processes", "tests/servers", "tests/serving", "tests/traffic"),
+    *("tests/processes", "tests/serving"),
 )
 PLUGINS = (
     "pytest-xdist>=3.5",
