@@ -7,7 +7,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,7 +30,7 @@ from pytest_jitguard.processes.journal import Journal, discard_folder, make_fold
 from pytest_jitguard.processes.ray_door import RayDoor
 from pytest_jitguard.processes.ray_nodes import RayNodes
 from pytest_jitguard.processes.relatives import Relatives
-from pytest_jitguard.servers.leash import KEEPER
+from pytest_jitguard.servers.leash import is_keeper
 from pytest_jitguard.session import GuardSession
 
 
@@ -164,11 +164,6 @@ def _open_ray(process: Process, inherited: Inherited) -> None:
         nodes.fetch()
 
     session.fetch = fetch
-
-
-def is_keeper(argv: Sequence[str]) -> bool:
-    """Tell whether a child is what keeps a server under test: it runs no code but ours."""
-    return str(KEEPER) in argv
 
 
 _TRITON_YES = ("1", "true", "on", "yes", "y")

@@ -319,6 +319,15 @@ def misfit(hello: Mapping[str, Any], path: Path) -> str:
     return "" if path.stem.endswith(named) else f"its first record is that of {named}"
 
 
+MISFIT = (KeyError, ValueError, TypeError, AttributeError, OverflowError)
+"""What reading a record raises that does not fit: it is counted, never trusted."""
+
+
+def whole(value: Any) -> int | None:
+    """Return a whole number as a record has it, None for whatever else stands in its place."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def _fits(value: Any, form: type | tuple[type, ...]) -> bool:
     if isinstance(value, bool) or not isinstance(value, form):
         return False

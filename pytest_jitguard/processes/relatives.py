@@ -12,12 +12,11 @@ from typing import Any
 
 from pytest_jitguard.core.events import CompileEvent
 from pytest_jitguard.processes import proc
+from pytest_jitguard.processes.journal import MISFIT, whole
 from pytest_jitguard.processes.tail import FolderTail, Record, Source
 
 _HERE = os.uname().nodename
 """As in the first record of a journal. Not asked for at the time: tests replace `socket.gethostname`."""
-
-_MISFIT = (KeyError, ValueError, TypeError, AttributeError, OverflowError)
 
 
 @dataclass
@@ -37,7 +36,7 @@ class Relative:
     @property
     def pid(self) -> int:
         """The process id on its host."""
-        return _int(self.hello.get("pid")) or 0
+        return whole(self.hello.get("pid")) or 0
 
     @property
     def scope(self) -> str:
@@ -49,7 +48,7 @@ class Relative:
         """Whether it still runs, as far as can be told: a process of another host is taken for living."""
         if self.said_goodbye:
             return False
-        return self.hello.get("host") != _HERE or proc.runs(self.pid, _int(self.hello.get("start")) or 0)
+        return self.hello.get("host") != _HERE or proc.runs(self.pid, whole(self.hello.get("start")) or 0)
 
 
 class Relatives:
@@ -83,12 +82,12 @@ class Relatives:
         image = str(hello.get("image"))
         if image not in self.processes:
             rank, world = hello.get("rank"), hello.get("world")
-            self.processes[image] = Relative(hello, str(hello.get("role", "")), _int(rank), _int(world))
+            self.processes[image] = Relative(hello, str(hello.get("role", "")), whole(rank), whole(world))
         if self.processes[image].hello is not hello:
             return None  # a second journal of one image is nobody's; the report tells
         try:
             return self._understand(self.processes[image], record)
-        except _MISFIT:
+        except MISFIT:
             return None  # the report counts it
 
     def _understand(self, process: Relative, record: Record) -> CompileEvent | None:
@@ -106,8 +105,8 @@ class Relatives:
         elif kind == "identity":
             process.role, process.rank, process.world = (
                 str(record["role"]),
-                _int(record["rank"]),
-                _int(record["world"]),
+                whole(record["rank"]),
+                whole(record["world"]),
             )
         elif kind == "clock":
             process.offset = float(record["offset"])
@@ -159,11 +158,7 @@ def identify(event: CompileEvent, process: Relative) -> None:
     event.scope = process.scope
 
 
-def _int(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
 def runs_here(hello: Mapping[str, Any]) -> bool:
     """Tell whether the process that wrote this first record still runs on this host."""
-    pid, start = _int(hello.get("pid")) or 0, _int(hello.get("start")) or 0
+    pid, start = whole(hello.get("pid")) or 0, whole(hello.get("start")) or 0
     return pid > 0 and start > 0 and hello.get("host") == _HERE and proc.runs(pid, start)

@@ -14,6 +14,7 @@ from pytest_jitguard.core.phases import WARMING_PHASES, PhaseLog, RequestSpan
 from pytest_jitguard.core.policy import Allowance, Policy
 from pytest_jitguard.core.stalls import Stall, stalls
 from pytest_jitguard.core.verdicts import deed
+from pytest_jitguard.processes.journal import whole
 from pytest_jitguard.reporters.attempts import bare_nodeid
 from pytest_jitguard.reporters.reading import Process, Record
 
@@ -80,24 +81,17 @@ def census(run: Sequence[Process]) -> Census:
     return conclude(started, [process.hello for process in run if "monotonic" in process.hello])
 
 
-def children_section(run: Sequence[Process], servers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def children_section(counted: Census, run: Sequence[Process], servers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the census of child processes."""
-    counted = census(run)
     silent = [{"pid": one.pid, "host": one.host, "how": one.how, "argv": list(one.argv)} for one in counted.silent]
     return {"python": counted.python, "reported": counted.reported, "silent": silent, "gone": gone(run, servers)}
 
 
-def silent(run: Sequence[Process]) -> list[str]:
-    """Tell of child processes that nobody could look into."""
-    counted = census(run)
-    return [counted.sentence] if counted.silent else []
-
-
-def silent_servers(run: Sequence[Process]) -> list[str]:
+def silent_servers(servers: Iterable[Mapping[str, Any]]) -> list[str]:
     """Tell of servers that came up, and of which no process reported: whatever they compiled was not seen."""
     return [
         f"{server['name']} ({' '.join(server['argv'])})"
-        for server in servers_section(run)
+        for server in servers
         if not server["processes"] and server["start_up_seconds"] is not None
     ]
 
@@ -141,19 +135,15 @@ def _server_entry(scope: str, record: Record, run: Sequence[Process]) -> dict[st
         "name": str(record["name"]),
         "state": record["state"],
         "url": record.get("url"),
-        "pid": _pid(record.get("pid")),
+        "pid": whole(record.get("pid")),
         "argv": [str(part) for part in _listed(record.get("argv"))],
         "log": record.get("log"),
         "start_up_seconds": _seconds(record.get("start_up_seconds")),
         "ended": str(record.get("ended") or ""),
         "processes": [process.pid for process in mine],
-        "lost": [pid for pid in _listed(record.get("lost")) if isinstance(pid, int)],
+        "lost": [pid for pid in _listed(record.get("lost")) if whole(pid) is not None],
         "events": dict(sorted(phases.items())),
     }
-
-
-def _pid(value: Any) -> int | None:
-    return value if isinstance(value, int) else None
 
 
 def _listed(value: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_jitguard.core.baseline import Debt, debt_from_violation
+from pytest_jitguard.core.census import Census
 from pytest_jitguard.core.events import CompileEvent
 from pytest_jitguard.core.findings import Facts, Finding, failing, findings
 from pytest_jitguard.core.kinds import count
@@ -58,6 +59,18 @@ class RunReport:
         return self.verdict == "passed"
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What the journals tell, understood once: the judgement and the document are made from it."""
+
+    run: Sequence[Process]
+    attempts: Tests
+    tests: Sequence[dict[str, Any]]
+    environment: Mapping[str, Any]
+    servers: Sequence[dict[str, Any]]
+    census: Census
+
+
 def build(
     processes: Sequence[ProcessRecords],
     *,
@@ -80,10 +93,10 @@ def build(
     _settle_debts(report, tests, baseline_debts)
     environment = _environment(run)
     lifted = list(environment.get("waive", ())) if waived is None else list(waived)
-    _find(report, run, attempts, tests, environment, lifted)
+    told = _Told(run, attempts, tests, environment, fleet.servers_section(run), fleet.census(run))
+    _find(report, told, lifted)
     report.violated = [test for test in tests if _fails(test)]
     reasons = _reasons(report, run, tests)
-    servers = fleet.servers_section(run)
     report.document = {
         "schema": SCHEMA,
         "verdict": _verdict(report, run, tests),
@@ -97,8 +110,8 @@ def build(
         "events": [
             event_entry(event, process) for process in run for event in process.events if event.id not in doubles
         ],
-        "servers": servers,
-        "children": fleet.children_section(run, servers),
+        "servers": told.servers,
+        "children": fleet.children_section(told.census, run, told.servers),
         "processes": [_process_entry(process) for process in run],
         "findings": [{**finding.to_wire(), "waived": finding not in report.failing} for finding in report.findings],
         "order_dependent": any(session["order_dependent"] for process in run for session in process.all("session")),
@@ -166,18 +179,11 @@ def _debts(violations: Iterable[Mapping[str, Any]]) -> list[Debt]:
     return sorted({debt for violation in violations if (debt := debt_from_violation(violation))})
 
 
-def _find(
-    report: RunReport,
-    run: Sequence[Process],
-    attempts: Tests,
-    tests: Sequence[Mapping[str, Any]],
-    environment: Mapping[str, Any],
-    waived: Sequence[str],
-) -> None:
-    noted = [record for process in run for record in process.all("finding")]
+def _find(report: RunReport, told: _Told, waived: Sequence[str]) -> None:
+    noted = [record for process in told.run for record in process.all("finding")]
     own = dict.fromkeys(Finding(r["name"], r["message"], str(r.get("remedy", ""))) for r in noted)
-    concluded = findings(_facts(report, run, attempts, tests, environment))
-    if _is_cut_short(run, tests):
+    concluded = findings(_facts(report, told))
+    if _is_cut_short(told.run, told.tests):
         concluded = [finding for finding in concluded if finding.name not in _ABSENCE]
     report.findings = list(dict.fromkeys([*own, *concluded]))
     report.failing = failing(report.findings, waived)
@@ -185,16 +191,11 @@ def _find(
     report.usage_errors = [finding for finding in report.failing if finding.name in usage]
 
 
-def _facts(
-    report: RunReport,
-    run: Sequence[Process],
-    attempts: Tests,
-    tests: Sequence[Mapping[str, Any]],
-    environment: Mapping[str, Any],
-) -> Facts:
-    settings = environment.get("settings", {})
+def _facts(report: RunReport, told: _Told) -> Facts:
+    run, tests = told.run, told.tests
+    settings = told.environment.get("settings", {})
     unguarded = {test["nodeid"] for test in tests if test["verdict"] == "unguarded"}
-    unjudged = [test for test in tests if not any(attempt.was_judged for attempt in attempts[test["nodeid"]])]
+    unjudged = [test for test in tests if not any(attempt.was_judged for attempt in told.attempts[test["nodeid"]])]
     why = {"skipped": "skipped", "xfailed": "skipped", "failed": "failed in setup"}
     not_run = Counter(why.get(test["outcome"], "not run") for test in unjudged)
     return Facts(
@@ -207,14 +208,14 @@ def _facts(
         warmup_events=sum(len(_warmup_events(process, "")) for process in run),
         lost_records=sum(process.lost + len(process.rejected) for process in run),
         paid_debt=[str(debt) for debt in report.paid_debts],
-        between=fleet.between(run, fleet.policy_of(environment), unguarded),
-        silent=fleet.silent(run),
-        silent_servers=fleet.silent_servers(run) if settings.get("children") != "off" else (),
+        between=fleet.between(run, fleet.policy_of(told.environment), unguarded),
+        silent=[told.census.sentence] if told.census.silent else [],
+        silent_servers=fleet.silent_servers(told.servers) if settings.get("children") != "off" else (),
         unproven=fleet.unproven(run),
         troubles=fleet.troubles(run),
         children=str(settings.get("children") or "auto"),
         longest=fleet.longest_stall(run),
-        budgets=environment.get("budgets") or {},
+        budgets=told.environment.get("budgets") or {},
     )
 
 

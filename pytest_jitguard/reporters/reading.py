@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from pytest_jitguard.core.events import CompileEvent
 from pytest_jitguard.core.phases import PhaseLog, Placed, RequestSpan, Window
-from pytest_jitguard.processes.journal import JournalText, read_folder
+from pytest_jitguard.processes.journal import MISFIT, JournalText, read_folder, whole
 from pytest_jitguard.processes.relatives import runs_here
 
 Record = Mapping[str, Any]
@@ -103,7 +104,7 @@ class Process:
         """How people find the process: `gw0 (pid 4711)`."""
         return f"{self.role or 'a process'} (pid {self.pid})" if self.pid else self.role or "a process"
 
-    @property
+    @functools.cached_property
     def guards(self) -> list[Process]:
         """The pytest processes of the run."""
         return [process for process in self.run if process.is_guard]
@@ -158,7 +159,7 @@ def understand(raw: ProcessRecords) -> Process:
     process.hello = _fitting_hello(process)
     goodbye = process.all("bye")
     process.died = not goodbye and not raw.alive
-    said = sum(_number(record.get("lost")) for record in goodbye)
+    said = sum(whole(record.get("lost")) or 0 for record in goodbye)
     process.lost = max(0, said - raw.recovered)
     _read_identity(process)
     _read_windows(process)
@@ -188,13 +189,6 @@ def _fitting_hello(process: Process) -> Record:
     return {name: value for name, value in hello.items() if name not in wrong}
 
 
-def _number(value: Any) -> int:
-    return value if isinstance(value, int) else 0
-
-
-_MISFIT = (KeyError, ValueError, TypeError, AttributeError, OverflowError)
-
-
 def _reject(process: Process, record: Record, why: str) -> None:
     process.rejected.append(f"{process.name}: {record.get('record')} record: {why}")
 
@@ -204,14 +198,14 @@ def _read_windows(process: Process) -> None:
     for record in process.all("open"):
         try:
             windows[record["window"]] = (_window(record), record["parent"])
-        except _MISFIT as error:
+        except MISFIT as error:
             _reject(process, record, f"{type(error).__name__} {error}")
     for window, parent in windows.values():
         window.parent = windows[parent][0] if parent in windows and parent != window.id else None
     for record in process.all("close"):
         try:
             windows[record["window"]][0].ended = float(record["ended"])
-        except _MISFIT as error:
+        except MISFIT as error:
             _reject(process, record, f"{type(error).__name__} {error}")
     # Recovered records come last, whenever they were made.
     for window in sorted((window for window, _ in windows.values()), key=lambda w: (w.started, w.id)):
@@ -222,15 +216,15 @@ def _read_identity(process: Process) -> None:
     """Take what the process said of itself last: titles and ranks come after the first record."""
     for record in (process.hello, *process.all("identity")):
         process.role = str(record.get("role") or process.role)
-        process.rank = _whole(record.get("rank"), process.rank)
-        process.world = _whole(record.get("world"), process.world)
+        process.rank = _known(whole(record.get("rank")), process.rank)
+        process.world = _known(whole(record.get("world")), process.world)
     for record in process.all("clock"):
         offset = record.get("offset")
         process.offset = float(offset) if isinstance(offset, (int, float)) else process.offset
 
 
-def _whole(value: Any, otherwise: int | None) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else otherwise
+def _known(now: int | None, before: int | None) -> int | None:
+    return before if now is None else now
 
 
 def _read_uses(process: Process) -> None:
@@ -241,7 +235,7 @@ def _read_uses(process: Process) -> None:
                 process.phases.use(str(record["owner"]), int(record["attempt"]), str(record["scope"]))
             else:
                 spans[record["id"]] = _request(record)
-        except _MISFIT as error:
+        except MISFIT as error:
             _reject(process, record, f"{type(error).__name__} {error}")
     process.phases.requests.extend(spans.values())
 
@@ -277,7 +271,7 @@ def _read_events(process: Process, *, still_running: bool) -> None:
     for record in process.all("begin"):
         try:
             event = CompileEvent.from_begin(record)
-        except _MISFIT as error:
+        except MISFIT as error:
             _reject(process, record, f"{type(error).__name__} {error}")
             continue
         event.pid, event.host, event.role = process.pid, process.host, process.role
@@ -287,7 +281,7 @@ def _read_events(process: Process, *, still_running: bool) -> None:
     for record in process.all("end"):
         try:
             events[record["event"]].finish(record, process.offset)
-        except _MISFIT as error:
+        except MISFIT as error:
             _reject(process, record, f"{type(error).__name__} {error}")
     for event in events.values():
         if event.status == "running" and not still_running:

@@ -70,6 +70,11 @@ class HowItEnded:
         return f"exited with code {self.code}{when}"
 
 
+def is_keeper(argv: Sequence[str]) -> bool:
+    """Tell whether a process is what keeps a server under test: it runs no code but ours."""
+    return str(KEEPER) in argv
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
