@@ -191,7 +191,7 @@ class Guard:
                 result = yield
             except BaseException as raised:  # noqa: BLE001 - also a skip, an exit or an interrupt ends the phase
                 error = raised
-        own = error or _recorded_by_unittest(item)
+        own = error or _recorded_by_unittest(item) or next(iter(attempt.failures), None)
         verdict = self.session.judge(attempt, completed=own is None)
         item.stash[VERDICT_KEY] = verdict
         _set_properties(item, verdict)
@@ -199,6 +199,8 @@ class Guard:
             self._enact(item, verdict, own)
         if error is not None:
             raise error
+        if attempt.failures:
+            raise attempt.failures[0]  # it sent them, and looked no further
         return result
 
     def _enact(self, item: pytest.Item, verdict: Verdict, error: BaseException | None) -> None:

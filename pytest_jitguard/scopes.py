@@ -19,13 +19,14 @@ Note = Callable[[Mapping[str, Any]], None]
 class Scope:
     """A server as the guard knows it. `group` is who started it: its users use the server too.
 
-    `drain` waits until the requests that it was sent are answered, for a while.
+    `drain` waits until the requests that it was sent are answered, for a while, and returns what nobody was told of:
+    why requests failed that were sent in the background.
     """
 
     id: str
     name: str
     group: str = ""
-    drain: Callable[[], None] = lambda: None
+    drain: Callable[[], list[Exception]] = list
     start_up: Window | None = None
     told: dict[str, Any] = field(default_factory=dict)
 
@@ -120,10 +121,9 @@ class Scopes:
         span.ended = monotonic() if at is None else at
         self._note(_request_record(span))
 
-    def drain(self, owner: str, attempt: int) -> None:
-        """Wait until what a test sent is answered: it is the test's own, not the next one's."""
-        for scope in self.used_by(owner, attempt):
-            scope.drain()
+    def drain(self, owner: str, attempt: int) -> list[Exception]:
+        """Wait until what a test sent is answered: it is the test's own, not the next one's. Return what failed."""
+        return [failure for scope in self.used_by(owner, attempt) for failure in scope.drain()]
 
 
 def _request_record(span: RequestSpan) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import itertools
 import operator
 import os
 import tempfile
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +91,7 @@ class GuardedServer:
         self._guarding = guarding
         self._drain_limit = drain
         self._driving: list[Driving] = []
+        self._runs: Counter[str] = Counter()
         number = next(guarding.numbers) if guarding else 1
         self._scope = Scope(f"server:{command.name}#{_unique(number)}", command.name, drain=self.drain)
         self._server: Server | AttachedServer = Server(
@@ -153,12 +156,12 @@ class GuardedServer:
         """Send requests and wait for the answers, as `traffic.http.drive` does. The running test uses the server."""
         self.use()
         with self._telling_its_log():
-            return drive(self.url, requests, model=self._model(model), **self._observed(how))
+            return drive(self.url, requests, model=self._model(model), **self._observed(self._seeded(how)))
 
     def start_drive(self, requests: Traffic, *, model: str = "", **how: Any) -> Driving:
         """Begin to send requests and return at once; what is not answered when the test ends is waited for then."""
         self.use()
-        driving = start_drive(self.url, requests, model=self._model(model), **self._observed(how))
+        driving = start_drive(self.url, requests, model=self._model(model), **self._observed(self._seeded(how)))
         self._driving.append(driving)
         return driving
 
@@ -181,21 +184,32 @@ class GuardedServer:
             raise ValueError(f"server {self.name!r}: which model? Give model= to jitguard_server or to this call")
         return model or self.model
 
+    def _seeded(self, how: dict[str, Any]) -> dict[str, Any]:
+        """Give each run in each test a seed of its own, the same every time: equal prompts would be cached prefixes."""
+        attempt = self._guarding.session.attempt if self._guarding else None
+        owner = attempt.nodeid if attempt else ""
+        self._runs[owner] += 1
+        return {"seed": zlib.crc32(f"{owner} {self._runs[owner]}".encode()), **how}
+
     def _observed(self, how: dict[str, Any]) -> dict[str, Any]:
         if self._guarding is None:
             return how
         theirs = how.get("observer")
         return {**how, "observer": _RequestLog(self._guarding.session, self._scope, theirs)}
 
-    def drain(self) -> None:
-        """Wait until what was sent is answered, at most `drain` seconds: it belongs to the test that sent it."""
+    def drain(self) -> list[Exception]:
+        """Wait until what was sent is answered, at most `drain` seconds: it belongs to the test that sent it.
+
+        Returns why runs in the background failed that nobody waited for: a test whose requests failed proves nothing.
+        """
         until = monotonic() + self._drain_limit
         for driving in self._driving:
-            with contextlib.suppress(Exception):  # what a request failed of is told by wait(), not here
-                driving.wait(max(0.0, until - monotonic()))
+            driving.settle(max(0.0, until - monotonic()))
+        failures = [failure for driving in self._driving if (failure := driving.unheard_failure())]
         self._driving = [driving for driving in self._driving if not driving.done]
         if self.is_running and self._server.warmed_at is not None:
             wait_idle(self._server.command.adapter, self.url, max(0.0, until - monotonic()))
+        return failures
 
     def stop(self) -> HowItEnded:
         """End the server and all of its processes; returns how it ended."""

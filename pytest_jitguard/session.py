@@ -45,7 +45,8 @@ class Attempt:
 
     `first_event` is where the recorder stood when it began. `policy` is None for a test that is not guarded, unless it
     calls `serving()`: then `policy_of_blocks` holds. `left_open` are blocks that setup opened around the call. Launches
-    are counted before the call, in warmup blocks and fixtures inside it, and in `serving()` blocks.
+    are counted before the call, in warmup blocks and fixtures inside it, and in `serving()` blocks. `failures` are
+    those of requests that the test sent in the background and asked no more about.
     """
 
     nodeid: str
@@ -58,6 +59,7 @@ class Attempt:
     in_warmups: Counter[str] = field(default_factory=Counter)
     in_serving: Counter[str] = field(default_factory=Counter)
     left_open: list[Window] = field(default_factory=list)
+    failures: list[Exception] = field(default_factory=list)
 
 
 class GuardSession:
@@ -334,7 +336,7 @@ class GuardSession:
             yield window
         finally:
             if phase == "serving":
-                self.scopes.drain(attempt.nodeid, attempt.number)
+                attempt.failures = self.scopes.drain(attempt.nodeid, attempt.number)
             self.settle()
             left = self.close(window)[:-1]
             attempt.left_open = list(self._held_for_call(reversed(left))) if phase == "setup" else []

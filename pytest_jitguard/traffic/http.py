@@ -107,6 +107,7 @@ class Driving:
     def __init__(self, run: _Run) -> None:
         self._run = run
         self._failure: BaseException | None = None
+        self._was_heard = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._ready, self._over = threading.Event(), threading.Event()
@@ -135,6 +136,7 @@ class Driving:
             ended, planned = self._run.ended, len(self._run.jobs)
             message = f"{planned - ended} of {count(planned, 'request')} not ended after {timeout:g} s"
             raise TrafficError(f"{message}, {self.in_flight} of them in flight", self._run.record())
+        self._was_heard = True
         if self._failure is not None:
             raise self._failure
         return self._run.result()
@@ -147,7 +149,22 @@ class Driving:
             except RuntimeError:  # the loop was closed just now
                 pass
             self._over.wait(_GRACE)
+        self._was_heard = True
         return self._run.record()
+
+    def settle(self, timeout: float) -> None:
+        """Wait for the last request, at most `timeout` seconds, whatever became of it."""
+        self._over.wait(timeout)
+
+    def unheard_failure(self) -> Exception | None:
+        """Return why the run failed, if it is over and neither `wait` nor `stop` has told anybody yet."""
+        if not self.done or self._was_heard:
+            return None
+        try:
+            self.wait()
+        except Exception as error:  # noqa: BLE001 - handed over instead
+            return error
+        return None
 
     def __enter__(self) -> Self:
         return self

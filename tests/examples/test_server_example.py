@@ -520,7 +520,8 @@ def test_ctrl_c_while_starting_leaves_no_process(launch: Callable[..., Server]) 
     until(lambda: server.process.poll() is not None, server)
     until(lambda: server.members() == [], server)
     assert server.process.returncode == 0
-    assert "Traceback" not in server.log
+    # A rank ends wherever it is. A kernel that Triton 3.9 has half made complains when deleted, and Python ignores it.
+    assert server.log.count("Traceback") <= server.log.count("Exception ignored in: "), server.log
 
 
 @pytest.mark.parametrize(

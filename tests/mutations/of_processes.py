@@ -39,7 +39,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "nobody waits for requests that are under way",
         "pytest_jitguard/session.py",
-        "                self.scopes.drain(attempt.nodeid, attempt.number)\n",
+        "                attempt.failures = self.scopes.drain(attempt.nodeid, attempt.number)\n",
         "                pass\n",
         f"{S}::test_requests_that_are_still_answered_when_a_test_ends_are_its_own",
     ),

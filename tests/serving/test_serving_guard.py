@@ -369,3 +369,58 @@ def test_a_record_of_requests_is_replayed_as_the_test_s_own(served: ServedRun) -
     served.run()
     assert served.verdicts() == {"test_first": "violated", "test_again": "clean"}
     assert "request 1" in served.violations("test_first")[0]["request"]
+
+
+def test_requests_that_failed_behind_a_test_s_back_fail_it(served: ServedRun) -> None:
+    served.suite(
+        session()
+        + """
+    from pytest_jitguard.traffic.record import TrafficError
+
+    BROKEN = Request(8, body={"kernels": 7})  # the server's handler raises, and the connection ends
+
+    @pytest.mark.jitguard
+    def test_looks_no_further(server): server.start_drive([BROKEN])
+
+    @pytest.mark.jitguard
+    def test_next(server): server.drive([ask()])
+
+    @pytest.mark.jitguard
+    def test_expects_it(server):
+        with pytest.raises(TrafficError):
+            server.start_drive([BROKEN]).wait()
+
+    @pytest.mark.jitguard
+    def test_its_own_failure_stays(server):
+        server.start_drive([BROKEN])
+        raise KeyError("mine")
+    """
+    )
+    result = served.run()
+    result.assert_outcomes(passed=2, failed=2)
+    result.stdout.fnmatch_lines(["*TrafficError: 1 of 1 request failed*", "*KeyError: 'mine'"])
+
+
+def test_no_two_runs_share_prompts_and_each_is_the_same_every_time(served: ServedRun) -> None:
+    served.suite(
+        session()
+        + """
+    from pathlib import Path
+
+    def prompts(record): return [sent.body.decode() for sent in record.sent]
+
+    @pytest.mark.jitguard
+    @pytest.mark.parametrize("n", [1, 2])
+    def test_many(server, n):
+        bodies = prompts(server.drive([ask(), ask()])) + prompts(server.drive([ask(), ask()]))
+        with open("prompts.txt", "a") as file:
+            print(*bodies, sep="\\n", file=file)
+        assert prompts(server.drive([ask()], seed=3)) == prompts(server.drive([ask()], seed=3))
+    """
+    )
+    served.run().assert_outcomes(passed=2)
+    first = (served.path / "prompts.txt").read_text().splitlines()
+    assert len(set(first)) == len(first) == 8
+    (served.path / "prompts.txt").unlink()
+    served.run().assert_outcomes(passed=2)
+    assert (served.path / "prompts.txt").read_text().splitlines() == first
