@@ -120,7 +120,8 @@ def _become(argv: list[str], cwd: str | None, writing: int, keeper: int) -> None
 
 def _reset_signals() -> None:
     """Undo what this Python and its starter changed and an exec would keep."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
+    by_shells = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)  # ignored in what a script starts in the background
+    for number in (*by_shells, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 

@@ -34,9 +34,15 @@ class Installed:
         venv.EnvBuilder(with_pip=False, symlinks=True).create(folder / "venv")
         self.python = folder / "venv" / "bin" / "python"
         self.site = next((folder / "venv").glob("lib/python*/site-packages"))
-        # Paths only, without their own .pth files: an editable install of this project must not show through.
-        others = [path for path in map(Path, sys.path) if path.name == "site-packages"]
-        (self.site / "others.pth").write_text("".join(f"{path}\n" for path in others))
+        # What else is installed here, without .pth files and without us: another installation must not show through.
+        others = folder / "others"
+        others.mkdir()
+        for path in (
+            entry for site in sys.path if Path(site).name == "site-packages" for entry in Path(site).iterdir()
+        ):
+            if "jitguard" not in path.name and not (others / path.name).exists():
+                (others / path.name).symlink_to(path)
+        (self.site / "others.pth").write_text(f"{others}\n")
         what = ["--editable", str(source)] if kind == "editable" else [str(source)]
         self.pip("install", "--no-deps", "--no-index", "--no-build-isolation", *what)
 
