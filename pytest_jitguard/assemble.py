@@ -99,6 +99,7 @@ def _watch(config: pytest.Config, process: Process) -> None:
     recorder = Recorder(journal.image, journal.write, host=platform.node(), role=process.role, rank=journal.rank)
     monitors = MonitorSet(settings.monitors, recorder, frozenset(settings.waive))
     process.undo.append(monitors.disarm)
+    monitors.prepare()
     monitors.arm()
     watches_children = settings.children != "off"
     process.session = GuardSession(
@@ -180,6 +181,9 @@ def _check_interpreter(settings: Settings) -> None:
 
 def _check_monitors(settings: Settings) -> None:
     option = BY_NAME["monitors"].option
+    for name in settings.deny:
+        if name not in BUILTIN:
+            raise MonitorError(f"{BY_NAME['deny'].option}: unknown monitor {name!r}; expected {', '.join(BUILTIN)}")
     for name in settings.monitors:
         if name == "auto":
             continue
@@ -187,7 +191,8 @@ def _check_monitors(settings: Settings) -> None:
             monitor = load(name)
         except MonitorError as error:
             raise MonitorError(f"{option}: {error}") from error
-        if name in BUILTIN and not early.is_installed(monitor.target):
+        package = monitor.target.partition(".")[0]
+        if name in BUILTIN and package and not early.is_installed(package):
             raise MonitorError(f"{option}: {name} was asked for by name, but is not installed")
 
 

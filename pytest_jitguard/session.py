@@ -104,7 +104,7 @@ class GuardSession:
         self._first_owner: dict[object, str] = {}
         self._ever_armed: set[str] = set()
         self._given_up: set[str] = set()
-        self._settled = 0
+        self._settled = self._taken = 0
         # The innermost block of the running thread or async task.
         self._block: ContextVar[Window | None] = ContextVar("block", default=None)
 
@@ -165,7 +165,7 @@ class GuardSession:
         window = self.open(kind, label, explicit=explicit, allowed=allowed, block=True)
         self._block.set(window)
         try:
-            with self._counting(self._count_of(window, around)):
+            with self._counting(self._count_of(window, around)), self._refusing(window):
                 yield window
         finally:
             self.settle()
@@ -187,8 +187,17 @@ class GuardSession:
         """Let the monitors catch up with what happened, prove themselves, and write down how they stand."""
         self.monitors.settle()
         self.hear()
+        self.monitors.account()
+        self._take_for_proofs()
         self.prove()
         self._note_monitors()
+
+    def _take_for_proofs(self) -> None:
+        """Take each event of this process for the proof of its monitor: not every library has a canary."""
+        for event in self.recorder.events[self._taken :]:
+            if event.pid == os.getpid():
+                self.monitors.seen(event.system)
+        self._taken = len(self.recorder.events)
 
     def hear(self) -> None:
         """Take in what other processes have reported since the last time."""
@@ -251,7 +260,11 @@ class GuardSession:
     def prove(self) -> None:
         """Run the canaries that are due, outside every window's judgement."""
         self.monitors.prove()
-        self._ever_armed |= {monitor.name for monitor in self.monitors if monitor.state == "armed"}
+        self._ever_armed |= set(self._armed())
+
+    def _armed(self) -> list[str]:
+        """Return the systems that are watched; a net below them proves nothing by being there."""
+        return sorted(monitor.name for monitor in self.monitors if monitor.state == "armed" and not monitor.is_net)
 
     def use(self, group: str) -> None:
         """Count what a group warmed as warmed for the running test, from now on; its servers are used by the test."""
@@ -333,13 +346,29 @@ class GuardSession:
             attempt.before_call, attempt.in_warmups, attempt.in_serving = self._counted(), Counter(), Counter()
             self._reopen(attempt.left_open)
         try:
-            yield window
+            with self._refusing(window):
+                yield window
         finally:
             if phase == "serving":
                 attempt.failures = self.scopes.drain(attempt.nodeid, attempt.number)
             self.settle()
             left = self.close(window)[:-1]
             attempt.left_open = list(self._held_for_call(reversed(left))) if phase == "setup" else []
+
+    @contextlib.contextmanager
+    def _refusing(self, window: Window) -> Iterator[None]:
+        """Have libraries refuse to compile while a guarded test serves, as far as that was asked for."""
+        policy = self.policy_of(self.attempt) if self.attempt and window.phase == "serving" else None
+        raises = policy is not None and policy.mode == "raise"
+        names = [m.name for m in self.monitors if raises or (policy is not None and m.name in self.settings.deny)]
+        if not names or window.allowed:
+            yield
+            return
+        self.monitors.refuse(names, on=True)
+        try:
+            yield
+        finally:
+            self.monitors.refuse(names, on=False)
 
     def _held_for_call(self, left: Iterable[Window]) -> Iterator[Window]:
         """Choose the blocks that setup left open around the call: a lenient one only if it is not another thread's."""
@@ -536,7 +565,7 @@ class GuardSession:
     def _evidence(self, attempt: Attempt, verdict: Verdict, policy: Policy | None) -> dict[str, Any]:
         made = None if self.launches() is None else sum(self.served_launches(attempt).values())
         return {
-            "monitors_armed": sorted(monitor.name for monitor in self.monitors if monitor.state == "armed"),
+            "monitors_armed": self._armed(),
             "processes": [os.getpid(), *sorted(relative.pid for relative in self._living())],
             "warmup_events": len(self._warming_events()),
             "launches": made,

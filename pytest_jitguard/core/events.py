@@ -48,8 +48,11 @@ class CompileEvent:
     seconds of the host's monotonic clock; `ended` is None while the event runs. `stack` is `file:line:function`,
     innermost first, without frames of the JIT library, torch, the standard library and this package. `seconds` of a
     failed compile is an upper bound: the time until it was seen to be over. `cure` is a warmup entry to paste, in the
-    system's own language, empty where the monitor cannot write one. `rank` and `world` number the processes of a
-    distributed run. `scope` is empty for pytest's own process tree, else the id of the server in whose tree it is.
+    system's own language, empty where the monitor cannot write one. `reason` is why the system compiled, in its own
+    words (a guard that failed, a file that was not there), empty where it cannot tell. `witnesses` are the nets that
+    saw the same compile besides the monitor of `system`. `parent` is the event that it is a part of. `rank` and `world`
+    number the processes of a distributed run. `scope` is empty for pytest's own process tree, else the id of the
+    server in whose tree it is.
     `origin` is `warmup` for a load of what the same server's warmup built in another of its processes.
     """
 
@@ -70,6 +73,8 @@ class CompileEvent:
     parent: str | None = None
     detail: str = ""
     cure: str = ""
+    reason: str = ""
+    witnesses: tuple[str, ...] = ()
     pid: int = 0
     host: str = ""
     role: str = ""
@@ -119,6 +124,8 @@ class CompileEvent:
             "stages": self.stages,
             "detail": self.detail,
             "cure": self.cure,
+            "reason": self.reason,
+            "witnesses": list(self.witnesses),
         }
 
     @classmethod
@@ -150,6 +157,9 @@ class CompileEvent:
         self.artifact_hash = record["artifact_hash"]
         self.stages = {str(name): float(seconds) for name, seconds in record["stages"].items()}
         self.detail, self.cure = str(record["detail"]), str(record["cure"])
+        # Journals of the first release have neither.
+        self.reason = str(record.get("reason", ""))
+        self.witnesses = tuple(map(str, record.get("witnesses", ())))
 
 
 def _moment(value: Any) -> float:

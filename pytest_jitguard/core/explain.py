@@ -93,6 +93,8 @@ def _cause(
 
 
 def _cause_by_key(event: CompileEvent, changes: Sequence[Change], warmed: Sequence[CompileEvent]) -> str:
+    if event.reason:
+        return event.reason
     if not warmed:
         return (
             "this kernel was never tuned by the warmup" if event.kind == "autotune" else "this kernel was never warmed"

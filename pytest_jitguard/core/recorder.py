@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pytest_jitguard.core.clock import monotonic
@@ -58,6 +59,7 @@ class Recorder:
         self._sink = sink
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
+        self._enclosing = threading.local()
         _living.add(self)
 
     def renew(self, image: str, sink: Callable[[Record], None], *, role: str = "", rank: int | None = None) -> None:
@@ -68,6 +70,22 @@ class Recorder:
         self._sink = sink
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
+        self._enclosing = threading.local()
+
+    @contextlib.contextmanager
+    def inside(self, event: CompileEvent) -> Iterator[None]:
+        """Count what begins on this thread meanwhile, whoever reports it, as a part of this event."""
+        stack: list[CompileEvent] = self._enclosing.__dict__.setdefault("events", [])
+        stack.append(event)
+        try:
+            yield
+        finally:
+            stack.remove(event)
+
+    def enclosing(self) -> CompileEvent | None:
+        """Return the innermost event that is under way on this thread and of which others are parts."""
+        stack: list[CompileEvent] = self._enclosing.__dict__.get("events", [])
+        return stack[-1] if stack else None
 
     def _is_ours(self, event: CompileEvent) -> bool:
         return event.id.rpartition("-")[0] == self.image
@@ -84,7 +102,11 @@ class Recorder:
         stack: tuple[str, ...] = (),
         parent: str | None = None,
     ) -> CompileEvent:
-        """Record that an event begins now, or began at `started` (monotonic seconds)."""
+        """Record that an event begins now, or began at `started` (monotonic seconds).
+
+        It is a part of `parent`, the id of an event, or else of what is under way on this thread (see `inside`).
+        """
+        around = self.enclosing() if parent is None else None
         event = CompileEvent(
             id=f"{self.image}-{next(self._numbers)}",
             system=system,
@@ -94,7 +116,7 @@ class Recorder:
             started=monotonic() if started is None else started,
             launch=launch,
             stack=stack,
-            parent=parent,
+            parent=around.id if around else parent,
             thread=threading.current_thread().name,
             pid=os.getpid(),
             host=self.host,
@@ -120,6 +142,9 @@ class Recorder:
         stages: Mapping[str, float] | None = None,
         detail: str = "",
         cure: str = "",
+        reason: str = "",
+        kernel: str = "",
+        module: str = "",
     ) -> None:
         """Record that an event is over; whatever was learned on the way replaces what the beginning guessed."""
         if not self._is_ours(event):
@@ -133,6 +158,8 @@ class Recorder:
             event.stages = dict(stages or event.stages)
             event.detail = detail or event.detail
             event.cure = cure or event.cure
+            event.reason = reason or event.reason
+            event.kernel, event.module = kernel or event.kernel, module or event.module
             self._sink(event.end_record())
         if self.on_end:
             self.on_end(event)
@@ -145,6 +172,14 @@ class Recorder:
         __tracebackhide__ = True  # a failure at the culprit, not here
         if self.on_finished and self._is_ours(event):
             self.on_finished(event)
+
+    def corroborate(self, event: CompileEvent, witness: str) -> None:
+        """Note that a net saw an event of this process as well: one event, and one witness more."""
+        with self._lock:
+            if witness not in event.witnesses:
+                event.witnesses = (*event.witnesses, witness)
+                if event.status != "running":
+                    self._sink(event.end_record())
 
     def note(self, record: Record) -> None:
         """Hand a record that is not an event (a window, a verdict) to the sink."""

@@ -14,6 +14,7 @@ GUARDS = ("marked", "all")
 CACHES = ("keep", "cold")
 PLACEMENTS = ("cpu", "meta")
 CHILDREN = ("auto", "off", "require")
+WITNESSES = ("off", "cupti")
 WAIVERS = (
     "nothing-guarded",
     "nothing-watched",
@@ -186,6 +187,22 @@ SETTINGS: tuple[Setting, ...] = (
         accepted="auto, names of monitors, or package.module:Class",
     ),
     Setting(
+        "witness",
+        "choice",
+        "off",
+        "Check the events from below: cupti compares them with what the NVIDIA driver loads (has a cost, see docs)",
+        choices=WITNESSES,
+    ),
+    Setting(
+        "deny",
+        "list",
+        (),
+        "Systems that are told to refuse to compile while a guarded test serves, where they have a switch for that",
+        metavar="NAME,...",
+        accepted="names of monitors",
+        check=str.isidentifier,
+    ),
+    Setting(
         "warmup",
         "list",
         (),
@@ -348,6 +365,8 @@ class Settings:
     mode: str = "fail"
     fail_on: tuple[str, ...] = FAILING_KINDS
     monitors: tuple[str, ...] = ("auto",)
+    witness: str = "off"
+    deny: tuple[str, ...] = ()
     warmup: tuple[str, ...] = ()
     warmup_timeout: float | None = None
     cache: str = "keep"

@@ -9,7 +9,7 @@ from typing import Any
 from pytest_jitguard.core.events import GUARDS, CompileEvent, process_name, server_name, topmost
 from pytest_jitguard.core.explain import Background, Explanation, explain
 from pytest_jitguard.core.kinds import EXPECT, deeds, words
-from pytest_jitguard.core.policy import Policy
+from pytest_jitguard.core.policy import Allowance, Policy
 
 VERDICTS = ("clean", "unguarded", "allowed", "known", "interrupted", "error", "violated")
 """From best to worst: where a test has several attempts, the worst verdict is the test's."""
@@ -240,10 +240,14 @@ def judge(
     Allowances come first, then the baseline (`is_known(event, explanation)`), then the budget over what is left.
     """
     left: list[Violation] = []
+    excused: dict[str, Allowance] = {}
     for item in served:
+        # What is allowed is allowed with its parts: the kernels of a recompile, the tools of a build.
+        allowance = policy.allowance(item.event) or excused.get(item.event.parent or "")
+        if allowance:
+            excused[item.event.id] = allowance
         if not policy.forbids(item.event):
             continue
-        allowance = policy.allowance(item.event)
         reason = item.exempt or (allowance.reason if allowance else "")
         if item.exempt or allowance:
             verdict.allowed.append(_allowed(item.event, reason, allowance.pattern if allowance else None))

@@ -3,21 +3,52 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Hashable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from importlib import metadata
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pytest_jitguard.core.keys import Change
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.patching import PatchSet, is_initialising, when_imported
 
-__all__ = ["BUILTIN", "Monitor", "MonitorError", "MonitorSet", "PatchSet", "load"]
+__all__ = ["BUILTIN", "Builtin", "Monitor", "MonitorError", "MonitorSet", "PatchSet", "Tells", "load"]
 
-BUILTIN = {"triton": "pytest_jitguard.monitors.triton:TritonMonitor"}
-"""Monitors by name; a table of import strings, so that nothing is imported before it is wanted."""
 
-TARGETS = {"triton": "triton"}
-"""The library that each of them waits for: a child process loads a monitor together with its library, not before."""
+class Builtin(NamedTuple):
+    """A monitor of ours: where its class is, and the module that it waits for (empty: nothing).
+
+    One that is not `in_children` watches for all processes from the guard.
+    """
+
+    path: str
+    target: str
+    in_children: bool = True
+
+
+_HERE = "pytest_jitguard.monitors"
+
+BUILTIN: Mapping[str, Builtin] = {
+    "triton": Builtin(f"{_HERE}.triton:TritonMonitor", "triton"),
+}
+"""Monitors by name; import strings, so that a child process loads a monitor together with its library, not before."""
+
+
+class Tells(NamedTuple):
+    """What a monitor can tell of its system, for people who choose and for the table in the documentation.
+
+    `identity` says what names a compile, `key` which components of it are known, `reason` how far the cause is known;
+    empty for what cannot be told. `kinds` are the kinds of its events, `hit` whether a load from disk is told from a
+    compile, `children` whether it also watches where pytest does not run.
+    """
+
+    identity: str
+    key: str = ""
+    reason: str = ""
+    kinds: tuple[str, ...] = ("compile",)
+    cache_load: bool = False
+    children: bool = True
 
 
 class MonitorError(ValueError):
@@ -41,7 +72,15 @@ class Monitor:
 
     name: ClassVar[str]
     target: ClassVar[str]
+    """The module whose import it waits for; empty if it watches no library and hooks in at once."""
+    tells: ClassVar[Tells]
+    tested: ClassVar[str] = ""
+    """The versions of the library that it was tested with, as a specifier (PEP 440); empty if that does not matter."""
+    distribution: ClassVar[str] = ""
+    """The package on PyPI, where that has another name than what is imported."""
     can_forget: ClassVar[bool] = False
+    is_net: ClassVar[bool] = False
+    """It watches no system of its own, but what others missed: that it is armed proves nothing."""
     waived: frozenset[str] = frozenset()
     """The findings that this run waived, by name."""
 
@@ -50,6 +89,12 @@ class Monitor:
         self.state = "waiting"
         self.detail = ""
         self.version = ""
+
+    def prepare(self) -> None:
+        """Do in the guard what must stand before the library is imported, here or in a child: set a variable."""
+
+    def restore(self) -> None:
+        """Undo what `prepare` did."""
 
     def install(self, module: ModuleType) -> None:
         """Take hold of the library, whose import has just finished. Raise to be called blind."""
@@ -79,9 +124,34 @@ class Monitor:
     def recall(self, tokens: Iterable[Hashable]) -> None:
         """Put forgotten variants back into the lookup."""
 
+    def refuse(self, on: bool) -> None:
+        """Switch the library's own "do not compile now" on or off, if it has one (`--jitguard-deny`, mode `raise`)."""
+
     def advice(self, changes: Sequence[Change]) -> str:
         """Say what could be changed in the kernel instead of the warmup, with its price; empty if nothing."""
         return ""
+
+    def version_of(self, module: ModuleType) -> str:
+        """Return the version of the library, empty if it cannot be told."""
+        top = self.target.partition(".")[0]
+        known = getattr(module, "__version__", "") or getattr(sys.modules.get(top), "__version__", "")
+        if known:
+            return str(known)
+        try:
+            return metadata.version(self.distribution or top)
+        except metadata.PackageNotFoundError:
+            return ""
+
+    def untested(self) -> str:
+        """Say that the library's version is none of those that were tested, empty if it is one."""
+        from packaging.specifiers import SpecifierSet
+        from packaging.version import InvalidVersion, Version
+
+        try:
+            known = not self.tested or SpecifierSet(self.tested).contains(Version(self.version), prereleases=True)
+        except InvalidVersion:
+            known = False
+        return "" if known else f"version {self.version or 'unknown'} is untested (tested: {self.tested})"
 
     def blind(self, why: str) -> None:
         """Note that the library is no longer seen. Blind once is blind for the session."""
@@ -90,7 +160,8 @@ class Monitor:
 
     def to_wire(self) -> dict[str, Any]:
         """Return name, state, version and detail, for journal and report."""
-        return {"name": self.name, "state": self.state, "version": self.version, "detail": self.detail}
+        told = {"name": self.name, "state": self.state, "version": self.version, "detail": self.detail}
+        return {**told, "net": True} if self.is_net else told
 
 
 class MonitorSet:
@@ -111,7 +182,7 @@ class MonitorSet:
         self._told: dict[str, dict[str, Any]] = {}
         self.explicit = tuple(name for name in names if name != "auto")
         wanted = [*BUILTIN] if "auto" in names else []
-        self.monitors = [load(name)(recorder) for name in dict.fromkeys([*wanted, *self.explicit])]
+        self.monitors: list[Monitor] = [load(name)(recorder) for name in dict.fromkeys([*wanted, *self.explicit])]
         for monitor in self.monitors:
             monitor.waived = waived
         self._recorder, self._waived = recorder, waived
@@ -125,8 +196,15 @@ class MonitorSet:
         """Wait for each library, or hook in at once where it is imported already."""
         self._armed = True
         for monitor in self.monitors:
-            if not when_imported(monitor.target, self._installer(monitor)):
+            if not monitor.target:
+                self._installer(monitor)(sys.modules[__name__])
+            elif not when_imported(monitor.target, self._installer(monitor)):
                 self._pending.append(monitor)
+
+    def prepare(self) -> None:
+        """Do what must stand before any library is imported; the guard does, its children inherit it."""
+        for monitor in self.monitors:
+            _quietly(monitor, monitor.prepare)
 
     def add(self, name: str, module: ModuleType) -> None:
         """Take in one more monitor, whose library has just been imported; MonitorError if it cannot be had."""
@@ -142,7 +220,9 @@ class MonitorSet:
                 return
             try:
                 monitor.state = "unproven"
-                monitor.version = str(getattr(module, "__version__", ""))
+                if monitor.target:
+                    monitor.version = monitor.version_of(module)
+                    monitor.detail = monitor.untested()
                 monitor.install(module)
             except Exception as error:  # noqa: BLE001 - an exception here would make the user's import fail
                 monitor.blind(f"could not hook in: {type(error).__name__}: {error}")
@@ -159,8 +239,15 @@ class MonitorSet:
         """Take an event of a system for the proof of its monitor: where no canary is sent, the first one is."""
         monitor = self.named(system)
         if monitor is not None and monitor.state == "unproven":
-            monitor.state, monitor.detail = "armed", "proven by its first event"
+            monitor.state = "armed"
+            monitor.detail = "; ".join(filter(None, ("proven by its first event", monitor.untested())))
             self.tell()
+
+    def refuse(self, names: Iterable[str], on: bool) -> None:
+        """Switch the libraries' own "do not compile now" on or off, for monitors that have hooked in."""
+        for monitor in self.monitors:
+            if monitor.name in names and monitor.state in ("armed", "unproven"):
+                _quietly(monitor, lambda monitor=monitor: monitor.refuse(on))  # type: ignore[misc]
 
     def tell(self) -> None:
         """Tell `on_change` of every library that is watched and whose monitor has changed since."""
@@ -182,7 +269,14 @@ class MonitorSet:
         for monitor in [m for m in self._pending if not is_initialising(m.target)]:
             self._pending.remove(monitor)
             when_imported(monitor.target, self._installer(monitor))
-        for monitor in self.monitors:
+        self._look(monitor for monitor in self.monitors if not monitor.is_net)
+
+    def account(self) -> None:
+        """Let the nets look for what no monitor reported, once everybody else's events are known."""
+        self._look(monitor for monitor in self.monitors if monitor.is_net)
+
+    def _look(self, monitors: Iterable[Monitor]) -> None:
+        for monitor in monitors:
             if monitor.state in ("armed", "unproven"):
                 _quietly(monitor, monitor.flush)
                 _quietly(monitor, monitor.reconcile)
@@ -201,6 +295,7 @@ class MonitorSet:
         for monitor in reversed(self.monitors):
             if monitor.state not in ("waiting", "off"):
                 _quietly(monitor, monitor.uninstall)
+            _quietly(monitor, monitor.restore)
 
     def named(self, name: str) -> Monitor | None:
         """Return the monitor of a system."""
@@ -216,7 +311,7 @@ def _quietly(monitor: Monitor, action: Callable[[], None]) -> None:
 
 def load(name: str) -> type[Monitor]:
     """Return the class of a monitor by its name or `package.module:Class`; MonitorError says why there is none."""
-    path = BUILTIN.get(name, name)
+    path = BUILTIN[name].path if name in BUILTIN else name
     module, colon, attribute = path.partition(":")
     if not colon:
         raise MonitorError(f"unknown monitor {name!r}; expected auto, {', '.join(BUILTIN)}, or package.module:Class")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_jitguard.core.events import CompileEvent
 from pytest_jitguard.core.kinship import COMPILE_WORKER
 from pytest_jitguard.core.recorder import Recorder
-from pytest_jitguard.monitors import BUILTIN, TARGETS, Monitor, MonitorError, MonitorSet, load
+from pytest_jitguard.monitors import BUILTIN, Monitor, MonitorError, MonitorSet, load
 from pytest_jitguard.patching import PatchSet, when_imported
 from pytest_jitguard.processes import census, proc, roles, stamps
 from pytest_jitguard.processes.inherit import Inherited
@@ -166,16 +166,19 @@ class _Reporter:
 
     def _arm(self) -> None:
         inherited = self.inherited
-        wanted = list(dict.fromkeys([*(BUILTIN if "auto" in inherited.monitors else ()), *inherited.monitors]))
-        names = [name for name in wanted if name not in (*BUILTIN, "auto") and self._can_be_had(name)]
+        every = (*BUILTIN, *inherited.monitors) if "auto" in inherited.monitors else inherited.monitors
+        wanted = [name for name in dict.fromkeys(every) if name not in BUILTIN or BUILTIN[name].in_children]
+        at_once = [name for name in wanted if name in BUILTIN and not BUILTIN[name].target]
+        names = [*at_once, *(n for n in wanted if n not in (*BUILTIN, "auto") and self._can_be_had(n))]
         waived = frozenset(inherited.waive)
         self.monitors = MonitorSet(names, self.recorder, waived, on_change=self._changed)
         self._undo.append(self.monitors.disarm)
         self.monitors.arm()
         late = [monitor.target for monitor in self.monitors.unattended]
         for name in wanted:
-            if name in BUILTIN and not when_imported(TARGETS[name], functools.partial(self._add, name)):
-                late.append(TARGETS[name])
+            target = BUILTIN[name].target if name in BUILTIN else ""
+            if target and not when_imported(target, functools.partial(self._add, name)):
+                late.append(target)
         if late:
             raise RuntimeError(f"{', '.join(late)} was half imported; what it compiles from now on is not seen")
 
@@ -251,6 +254,7 @@ class _Reporter:
         """At an orderly end: compare what is resident with what was seen, and say goodbye."""
         if self.is_child and self.journal.is_mine:
             self.attempt("the last look at the monitors", self.monitors.settle)
+            self.attempt("the last look of the nets", self.monitors.account)
             self.journal.say_goodbye()
 
     def leave(self) -> None:

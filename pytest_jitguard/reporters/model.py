@@ -250,7 +250,9 @@ def _monitor_states(process: Process) -> dict[str, dict[str, Any]]:
 
 def _ever_armed(process: Process) -> set[str]:
     summed_up = {str(name) for session in process.all("session") for name in session["ever_armed"]}
-    return summed_up | {record["name"] for record in process.all("monitor") if record["state"] == "armed"}
+    return summed_up | {
+        record["name"] for record in process.all("monitor") if record["state"] == "armed" and not record.get("net")
+    }
 
 
 def _monitors(run: Sequence[Process]) -> list[dict[str, Any]]:
@@ -360,6 +362,8 @@ def event_entry(event: CompileEvent, process: Process) -> dict[str, Any]:
         "shared": [bare_nodeid(other.owner) for other in others],
         "scope": event.scope,
         "origin": event.origin,
+        "reason": event.reason,
+        "witnesses": list(event.witnesses),
         "label": placed.label,
         "started": event.started,
         "time": process.wall_clock(event.started),

@@ -49,7 +49,8 @@ def header(settings: Settings) -> list[Line]:
 
 def after_warmup(monitors: Sequence[Mapping[str, Any]], warmup: Mapping[str, Any]) -> list[Line]:
     """Say in one line which monitors watch and what was warmed; both in the form of the document's sections."""
-    watching = ", ".join(_monitor(monitor) for monitor in monitors) or "no monitor"
+    awake = [_monitor(monitor) for monitor in monitors if monitor["state"] != "waiting"]
+    watching = ", ".join(awake) or f"{count(len(monitors), 'monitor')} waiting for their libraries"
     failed = warmup["status"] in ("failed", "timeout")
     return [(f"jitguard: {watching}; {_warmed(warmup)}", _RED if failed else _PLAIN)]
 
@@ -195,7 +196,7 @@ def _in_detail(group: KernelGroup) -> list[Line]:
 def _notes(document: Mapping[str, Any], verbose: int) -> list[Line]:
     notes = [*_tolerated(document, verbose), *_lenient(document), *_cut_short(document), *_not_judged(document)]
     notes += [*_servers(document), *_gone(document)]
-    unarmed = [_monitor(monitor) for monitor in document["monitors"] if monitor["state"] != "armed"]
+    unarmed = [_monitor(monitor) for monitor in document["monitors"] if monitor["state"] not in ("armed", "waiting")]
     if unarmed:
         notes.append((f"monitors that are not armed: {'; '.join(unarmed)}", _YELLOW))
     if document["order_dependent"]:

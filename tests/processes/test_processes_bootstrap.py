@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_jitguard.monitors import BUILTIN, TARGETS, load
+from pytest_jitguard.monitors import BUILTIN, load
 from tests.processes.conftest import GUARD, Run, events, kinds, role
 
 MONITOR = ("fakejit_monitor:FakeMonitor",)
@@ -97,7 +97,7 @@ def test_nothing_of_pytest_torch_or_triton_is_imported(run: Run) -> None:
 
 
 def test_each_monitor_of_ours_waits_for_the_library_that_the_table_says() -> None:
-    assert {name: load(name).target for name in BUILTIN} == TARGETS
+    assert {name: load(name).target for name in BUILTIN} == {name: b.target for name, b in BUILTIN.items()}
 
 
 def test_our_own_monitor_comes_with_its_library(run: Run, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ REFUSED = {
     "mode": "strict",
     "fail_on": "compile,compiel",
     "monitors": " , ",
+    "witness": "nsight",
+    "deny": "deep-gemm",
     "warmup": "a.b.c",
     "warmup_timeout": "0",
     "cache": "warm",

@@ -19,6 +19,8 @@ VALUES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
     "mode": (("warn", "warn"), ("record", "record"), ("raise", "raise")),
     "fail_on": (("compile", ("compile",)), ("autotune", ("autotune",)), ("lock_wait", ("lock_wait",))),
     "monitors": (("triton", ("triton",)), ("a:B", ("a:B",)), ("auto,c:D", ("auto", "c:D"))),
+    "witness": (("cupti", "cupti"), ("off", "off"), ("cupti", "cupti")),
+    "deny": (("a", ("a",)), ("b", ("b",)), ("c", ("c",))),
     "warmup": (("a:b", ("a:b",)), ("c:d", ("c:d",)), ("e.f:g.h", ("e.f:g.h",))),
     "warmup_timeout": (("1", 1.0), ("2.5", 2.5), ("1e3", 1000.0)),
     "cache": (("cold", "cold"), ("keep", "keep"), ("cold", "cold")),
