@@ -104,7 +104,7 @@ class GuardSession:
         self._first_owner: dict[object, str] = {}
         self._ever_armed: set[str] = set()
         self._given_up: set[str] = set()
-        self._settled = self._taken = 0
+        self._settled = self._taken = self._refusing_blocks = 0
         # The innermost block of the running thread or async task.
         self._block: ContextVar[Window | None] = ContextVar("block", default=None)
 
@@ -364,11 +364,14 @@ class GuardSession:
         if not names or window.allowed:
             yield
             return
+        self._refusing_blocks += 1  # a block inside a call, or in another thread, must not end it for the others
         self.monitors.refuse(names, on=True)
         try:
             yield
         finally:
-            self.monitors.refuse(names, on=False)
+            self._refusing_blocks -= 1
+            if not self._refusing_blocks:
+                self.monitors.refuse(names, on=False)
 
     def _held_for_call(self, left: Iterable[Window]) -> Iterator[Window]:
         """Choose the blocks that setup left open around the call: a lenient one only if it is not another thread's."""

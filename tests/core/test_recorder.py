@@ -43,6 +43,49 @@ def test_an_event_says_where_it_began() -> None:
     assert recorder.begin("s", "k", "m", started=1.5).started == 1.5
 
 
+def test_what_begins_inside_an_event_on_its_thread_is_a_part_of_it() -> None:
+    recorder = Recorder("im", lambda record: None)
+    outer = recorder.begin("a", "k", "m")
+    with recorder.inside(outer):
+        inner = recorder.begin("b", "k", "m")
+        with recorder.inside(inner):
+            innermost = recorder.begin("c", "k", "m")
+        given = recorder.begin("c", "k", "m", parent="im-0")
+        elsewhere: list[CompileEvent] = []
+        thread = threading.Thread(target=lambda: elsewhere.append(recorder.begin("d", "k", "m")))
+        thread.start()
+        thread.join()
+    after = recorder.begin("e", "k", "m")
+    events = (outer, inner, innermost, given, *elsewhere, after)
+    assert [event.parent for event in events] == [None, outer.id, inner.id, "im-0", None, None]
+    assert recorder.enclosing() is None
+
+
+def test_an_event_that_raises_leaves_nothing_to_be_a_part_of() -> None:
+    recorder = Recorder("im", lambda record: None)
+    with pytest.raises(KeyError), recorder.inside(recorder.begin("a", "k", "m")):
+        raise KeyError
+    assert recorder.begin("b", "k", "m").parent is None
+
+
+def test_a_second_witness_is_no_second_event() -> None:
+    records: list[Any] = []
+    recorder = Recorder("im", records.append)
+    event = recorder.begin("a", "k", "m")
+    recorder.corroborate(event, "toolchain")
+    assert [record["record"] for record in records] == ["begin"]
+    recorder.end(event, reason="it was not there", kernel="k2")
+    recorder.corroborate(event, "toolchain")
+    recorder.corroborate(event, "cache folders")
+    assert [record["record"] for record in records] == ["begin", "end", "end"]
+    read = CompileEvent.from_begin(records[0])
+    read.finish(records[-1])
+    assert (read.witnesses, read.reason, read.kernel) == (("toolchain", "cache folders"), "it was not there", "k2")
+    old = {name: value for name, value in records[1].items() if name not in ("reason", "witnesses")}
+    read.finish(old)
+    assert (read.witnesses, read.reason) == ((), ""), "a journal of the first release has neither"
+
+
 def test_the_end_replaces_what_was_guessed_and_keeps_what_it_does_not_know() -> None:
     records: list[Any] = []
     recorder = Recorder("im", records.append)

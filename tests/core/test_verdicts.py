@@ -9,7 +9,7 @@ import pytest
 from pytest_jitguard.core.events import CompileEvent, topmost
 from pytest_jitguard.core.explain import Background
 from pytest_jitguard.core.kinds import KINDS, WORDS, count, deeds
-from pytest_jitguard.core.policy import Policy
+from pytest_jitguard.core.policy import Allowance, Policy
 from pytest_jitguard.core.verdicts import Served, Verdict, Violation, deed, judge
 
 
@@ -52,6 +52,28 @@ def test_an_autotune_run_is_one_violation_with_its_own_cure() -> None:
         "  add this to the warmup:",
         "    # call it once",
     ]
+
+
+def test_what_is_allowed_is_allowed_with_its_parts() -> None:
+    events = [event("whole", "compile", 3.0), *(event(name, parent="whole") for name in "ab"), event("other")]
+    for part in events[1:]:
+        part.kernel = "part"
+    verdict = judged(events, allowances=(Allowance("triton:k", "known"),))
+    assert [(allowed["event"], allowed["reason"]) for allowed in verdict.allowed] == [
+        *(("whole", "known"), ("a", "known"), ("b", "known"))
+    ]
+    assert [violation.event.id for violation in verdict.violations if violation.event] == ["other"]
+
+
+def test_parts_of_what_fails_nobody_are_judged_for_themselves() -> None:
+    events = [event("whole", "graph_capture", 3.0), event("part", parent="whole")]
+    verdict = judged(events, allowances=())
+    assert [violation.event.id for violation in verdict.violations if violation.event] == ["part"]
+
+
+def test_a_system_s_own_reason_is_the_cause() -> None:
+    verdict = judged([event("a", reason="tensor 'x' dtype mismatch")])
+    assert verdict.headline == "k (triton) compiled in 1.00 s while serving: tensor 'x' dtype mismatch"
 
 
 def test_compiles_whose_autotune_run_is_no_violation_stand_for_themselves() -> None:

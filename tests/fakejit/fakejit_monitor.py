@@ -63,6 +63,9 @@ class FakeMonitor(Monitor):
         else:
             self.blind("a canary through fakejit.compile_only was not seen")
 
+    def refuse(self, on: bool) -> None:
+        self._module.REFUSES = on
+
     def resident(self) -> dict[Hashable, str]:
         return {key: f"fakejit.{key.partition('(')[0]}" for key in self._module.CACHE} if self._is_in() else {}
 

@@ -224,3 +224,26 @@ print(session.judge(attempt).verdict)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("clean\n", "")
+
+
+def test_a_library_refuses_while_a_guarded_test_serves_and_only_then(drive: Driver) -> None:
+    drive.session.settings = replace(drive.session.settings, deny=("fakejit",))
+    refused: list[bool] = []
+
+    def serve() -> None:
+        refused.append(drive.jit.REFUSES)
+        with drive.session.block("serving"):
+            refused.append(drive.jit.REFUSES)
+        drive.jit.launch("k", n=2)
+
+    with pytest.raises(drive.jit.CompileError, match="switched off"):
+        drive.test("a", serve, setup=drive.launch(n=1))
+    assert (refused, drive.jit.REFUSES) == ([True, True], False)
+    drive.session.end_test()
+    drive.unguarded("b", drive.launch(n=3))
+    drive.session.settings = replace(drive.session.settings, deny=())
+    drive.unguarded(
+        "c", lambda: refused.append(drive.jit.REFUSES), replace(drive.session.default_policy(), mode="raise")
+    )
+    drive.test("d", lambda: refused.append(drive.jit.REFUSES))
+    assert refused[2:] == [True, False], "the mode that raises uses every switch there is"
