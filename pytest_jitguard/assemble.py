@@ -77,6 +77,7 @@ def build(config: pytest.Config, settings: Settings) -> Process:
     try:
         _check_interpreter(settings)
         _check_monitors(settings)
+        _check_denied(settings)
         baseline = _load_baseline(settings)
         if role != "xdist worker":
             _check_outputs(settings)
@@ -97,7 +98,7 @@ def build(config: pytest.Config, settings: Settings) -> Process:
 def _watch(config: pytest.Config, process: Process) -> None:
     journal, settings = process.journal, process.settings
     recorder = Recorder(journal.image, journal.write, host=platform.node(), role=process.role, rank=journal.rank)
-    monitors = MonitorSet(settings.monitors, recorder, frozenset(settings.waive))
+    monitors = MonitorSet(settings.watched(), recorder, frozenset(settings.waive))
     process.undo.append(monitors.disarm)
     monitors.prepare()
     monitors.arm()
@@ -121,7 +122,7 @@ def _raise_children(process: Process, recorder: Recorder, monitors: MonitorSet) 
     inherited = Inherited(
         folder=process.folder,
         guard=process.journal.image,
-        monitors=settings.monitors,
+        monitors=settings.watched(),
         waive=settings.waive,
         offline=settings.offline,
         placement=settings.offline_tensors,
@@ -181,9 +182,6 @@ def _check_interpreter(settings: Settings) -> None:
 
 def _check_monitors(settings: Settings) -> None:
     option = BY_NAME["monitors"].option
-    for name in settings.deny:
-        if name not in BUILTIN:
-            raise MonitorError(f"{BY_NAME['deny'].option}: unknown monitor {name!r}; expected {', '.join(BUILTIN)}")
     for name in settings.monitors:
         if name == "auto":
             continue
@@ -193,7 +191,14 @@ def _check_monitors(settings: Settings) -> None:
             raise MonitorError(f"{option}: {error}") from error
         package = monitor.target.partition(".")[0]
         if name in BUILTIN and package and not early.is_installed(package):
-            raise MonitorError(f"{option}: {name} was asked for by name, but is not installed")
+            raise MonitorError(f"{option}: {name} was asked for by name, but {package} is not installed")
+
+
+def _check_denied(settings: Settings) -> None:
+    known = list(dict.fromkeys([*BUILTIN, *(load(name).name for name in settings.monitors if name != "auto")]))
+    for name in settings.deny:
+        if name not in known:
+            raise MonitorError(f"{BY_NAME['deny'].option}: unknown monitor {name!r}; expected {', '.join(known)}")
 
 
 def _load_baseline(settings: Settings) -> Baseline:

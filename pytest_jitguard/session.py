@@ -31,6 +31,9 @@ LONGEST_WAIT = 10.0
 """Seconds for which the end of a warmup or a test waits for compiles that it left running on other threads."""
 
 
+_COUNTED = "triton"
+"""The system whose launches the offline target counts; of others it is known what is resident."""
+
 _MOST_REQUESTS = 3
 """How many of the requests under way an explanation names."""
 
@@ -104,7 +107,8 @@ class GuardSession:
         self._first_owner: dict[object, str] = {}
         self._ever_armed: set[str] = set()
         self._given_up: set[str] = set()
-        self._settled = self._taken = self._refusing_blocks = 0
+        self._settled = self._taken = 0
+        self._refuses = False
         # The innermost block of the running thread or async task.
         self._block: ContextVar[Window | None] = ContextVar("block", default=None)
 
@@ -358,20 +362,18 @@ class GuardSession:
     @contextlib.contextmanager
     def _refusing(self, window: Window) -> Iterator[None]:
         """Have libraries refuse to compile while a guarded test serves, as far as that was asked for."""
-        policy = self.policy_of(self.attempt) if self.attempt and window.phase == "serving" else None
-        raises = policy is not None and policy.mode == "raise"
-        names = [m.name for m in self.monitors if raises or (policy is not None and m.name in self.settings.deny)]
-        if not names or window.allowed:
-            yield
-            return
-        self._refusing_blocks += 1  # a block inside a call, or in another thread, must not end it for the others
-        self.monitors.refuse(names, on=True)
+        names, before = self.settings.deny, self._refuses
+        guarded = self.attempt is not None and self.policy_of(self.attempt) is not None
+        # What the test prepares or excuses in a block of its own is let through; a block that serves is not the end.
+        self._refuses = window.phase == "serving" and not window.allowed and guarded
         try:
+            if names and self._refuses != before:
+                self.monitors.refuse(names, self._refuses)
             yield
         finally:
-            self._refusing_blocks -= 1
-            if not self._refusing_blocks:
-                self.monitors.refuse(names, on=False)
+            if names and self._refuses != before:
+                self.monitors.refuse(names, before)
+            self._refuses = before
 
     def _held_for_call(self, left: Iterable[Window]) -> Iterator[Window]:
         """Choose the blocks that setup left open around the call: a lenient one only if it is not another thread's."""
@@ -454,17 +456,20 @@ class GuardSession:
                 self._expect(verdict, attempt, policy)
             self._stick(verdict)
         verdict.evidence = self._evidence(attempt, verdict, policy)
-        self._order_dependent = self._order_dependent or self._left_elsewhere(attempt)
+        self._order_dependent = self._order_dependent or self._left_behind(attempt)
         self.verdicts.setdefault(attempt.nodeid, []).append(verdict)
         self.recorder.note(verdict.to_wire())
         return verdict
 
-    def _left_elsewhere(self, attempt: Attempt) -> bool:
-        """Tell whether a call left variants in another process that goes on: there they cannot be forgotten."""
+    def _left_behind(self, attempt: Attempt) -> bool:
+        """Tell whether a call left variants that cannot be forgotten: in another process, or in a library's hands."""
         living = {relative.pid for relative in self._living()}
+        forgetful = {monitor.name for monitor in self.monitors if monitor.can_forget}
         policy = self.policy_of(attempt) or attempt.policy_of_blocks
         served = [event for event, placed in self.events_of(attempt) if placed.served and policy.forbids(event)]
-        return any(event.pid in living for event in served)
+        return any(
+            event.pid in living or (event.pid == os.getpid() and event.system not in forgetful) for event in served
+        )
 
     def not_run(self, outcome: str) -> None:
         """Note that the attempt's setup failed or skipped: a guarded test whose call never came proves nothing."""
@@ -542,12 +547,12 @@ class GuardSession:
                 verdict.verdict = "violated"
 
     def _reached(self, pattern: str, attempt: Attempt) -> str:
-        if self.launches() is not None:
-            served = self.served_launches(attempt)
-            hits = sum(n for name, n in served.items() if _matches(pattern, "triton", name))
-            if hits:
-                return f"launched {hits} times"
-        elif any(_matches(pattern, *variant) for variant in self._residents.names()):
+        counted = self.launches() is not None
+        hits = sum(n for name, n in self.served_launches(attempt).items() if _matches(pattern, _COUNTED, name))
+        if counted and hits:
+            return f"launched {hits} times"
+        resident = [variant for variant in self._residents.names() if not (counted and variant[0] == _COUNTED)]
+        if any(_matches(pattern, *variant) for variant in resident):
             return "resident"
         # Launches in other processes are not counted.
         return "resident in another process" if self._is_elsewhere(pattern, attempt) else ""

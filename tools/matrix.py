@@ -21,7 +21,10 @@ VENVS = Path(os.environ.get("JITGUARD_VENVS") or ROOT / ".venvs")
 
 TRITONS = ("3.6.0", "3.7.0", "3.8.0", "3.9.0")
 TORCH = "torch==2.13.0"
-TRITON_TESTS = ("tests/monitors", "tests/offline")
+TRITON_TESTS = (
+    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/monitors/test_triton_*.py")),
+    "tests/offline",
+)
 GLUE_TESTS = (
     *("tests/plugin", "tests/settings", "tests/session", "tests/core"),
     *("tests/processes", "tests/serving"),

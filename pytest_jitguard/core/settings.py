@@ -389,6 +389,10 @@ class Settings:
         if self.update_baseline and not self.baseline:
             raise SettingsError("--jitguard-update-baseline: needs --jitguard-baseline=FILE to know what to write")
 
+    def watched(self) -> tuple[str, ...]:
+        """Return the names of the monitors to arm, and that of the witness below them."""
+        return self.monitors if self.witness == "off" else (*self.monitors, self.witness)
+
     def steps(self) -> tuple[WarmupCall, ...]:
         """Return the session's warmup: structured steps first, then the flat list."""
         return (*self.structured.warmup, *(WarmupCall(path) for path in self.warmup))

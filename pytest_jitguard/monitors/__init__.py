@@ -13,18 +13,19 @@ from pytest_jitguard.core.keys import Change
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.patching import PatchSet, is_initialising, when_imported
 
-__all__ = ["BUILTIN", "Builtin", "Monitor", "MonitorError", "MonitorSet", "PatchSet", "Tells", "load"]
+__all__ = ["AUTO", "BUILTIN", "Builtin", "Monitor", "MonitorError", "MonitorSet", "PatchSet", "Tells", "load"]
 
 
 class Builtin(NamedTuple):
     """A monitor of ours: where its class is, and the module that it waits for (empty: nothing).
 
-    One that is not `in_children` watches for all processes from the guard.
+    One that is not `in_children` watches for all processes from the guard. One that is not `auto` has to be asked for.
     """
 
     path: str
     target: str
     in_children: bool = True
+    auto: bool = True
 
 
 _HERE = "pytest_jitguard.monitors"
@@ -33,6 +34,9 @@ BUILTIN: Mapping[str, Builtin] = {
     "triton": Builtin(f"{_HERE}.triton:TritonMonitor", "triton"),
 }
 """Monitors by name; import strings, so that a child process loads a monitor together with its library, not before."""
+
+AUTO = tuple(name for name, builtin in BUILTIN.items() if builtin.auto)
+"""What `--jitguard-monitors=auto` arms when it gets imported."""
 
 
 class Tells(NamedTuple):
@@ -181,7 +185,7 @@ class MonitorSet:
         self.on_change = on_change
         self._told: dict[str, dict[str, Any]] = {}
         self.explicit = tuple(name for name in names if name != "auto")
-        wanted = [*BUILTIN] if "auto" in names else []
+        wanted = AUTO if "auto" in names else ()
         self.monitors: list[Monitor] = [load(name)(recorder) for name in dict.fromkeys([*wanted, *self.explicit])]
         for monitor in self.monitors:
             monitor.waived = waived

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_jitguard.core.events import CompileEvent
 from pytest_jitguard.core.kinship import COMPILE_WORKER
 from pytest_jitguard.core.recorder import Recorder
-from pytest_jitguard.monitors import BUILTIN, Monitor, MonitorError, MonitorSet, load
+from pytest_jitguard.monitors import AUTO, BUILTIN, Monitor, MonitorError, MonitorSet, load
 from pytest_jitguard.patching import PatchSet, when_imported
 from pytest_jitguard.processes import census, proc, roles, stamps
 from pytest_jitguard.processes.inherit import Inherited
@@ -166,7 +166,7 @@ class _Reporter:
 
     def _arm(self) -> None:
         inherited = self.inherited
-        every = (*BUILTIN, *inherited.monitors) if "auto" in inherited.monitors else inherited.monitors
+        every = (*AUTO, *inherited.monitors) if "auto" in inherited.monitors else inherited.monitors
         wanted = [name for name in dict.fromkeys(every) if name not in BUILTIN or BUILTIN[name].in_children]
         at_once = [name for name in wanted if name in BUILTIN and not BUILTIN[name].target]
         names = [*at_once, *(n for n in wanted if n not in (*BUILTIN, "auto") and self._can_be_had(n))]
