@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import platform
 import tempfile
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 import pytest_jitguard
-from pytest_jitguard import early
+from pytest_jitguard import discovery, early
 from pytest_jitguard.core import baseline as baselines
 from pytest_jitguard.core.baseline import Baseline
 from pytest_jitguard.core.recorder import Recorder
@@ -38,7 +39,8 @@ from pytest_jitguard.session import GuardSession
 class Process:
     """What one process holds while the guard is on, and how to leave no trace of it.
 
-    `role` is that of `role_of`. `inherited` is what its children inherit, None if they are let be.
+    `role` is that of `role_of`. `local` are the monitors that no child arms.
+    `inherited` is what its children inherit, None if they are let be.
     `stderr` is the real one, duplicated while pytest does not capture: where a hanging warmup's stacks go.
     """
 
@@ -48,6 +50,7 @@ class Process:
     journal: Journal
     baseline: Baseline
     offline: OfflineTarget | None = None
+    local: frozenset[str] = frozenset()
     session: GuardSession | None = None
     inherited: Inherited | None = None
     keep_folder: bool = True
@@ -76,8 +79,11 @@ def build(config: pytest.Config, settings: Settings) -> Process:
     early.prepare(config, settings, worker=role == "xdist worker")
     try:
         _check_interpreter(settings)
+        found = _find_monitors(config, settings)
+        settings = dataclasses.replace(settings, monitors=found.monitors)
         _check_monitors(settings)
         _check_denied(settings)
+        _check_witness(settings, role)
         baseline = _load_baseline(settings)
         if role != "xdist worker":
             _check_outputs(settings)
@@ -85,7 +91,7 @@ def build(config: pytest.Config, settings: Settings) -> Process:
         raise pytest.UsageError(f"jitguard: {error}") from error
     folder, keep = _journal_folder(config, settings, role)
     offline = early.offline_target(config)
-    process = Process(role, settings, folder, Journal(folder, role), baseline, offline, keep_folder=keep)
+    process = Process(role, settings, folder, Journal(folder, role), baseline, offline, found.local, keep_folder=keep)
     config.add_cleanup(process.close)
     process.stderr = os.dup(2)
     process.undo.append(lambda: os.close(process.stderr))
@@ -119,10 +125,12 @@ def _watch(config: pytest.Config, process: Process) -> None:
 def _raise_children(process: Process, recorder: Recorder, monitors: MonitorSet) -> Inherited:
     """Make every Python process that is started from here report, and count them all."""
     settings, journal = process.settings, process.journal
+    travelling = tuple(name for name in settings.watched() if name not in process.local)
     inherited = Inherited(
         folder=process.folder,
         guard=process.journal.image,
-        monitors=settings.watched(),
+        monitors=travelling,
+        targets={name: load(name).target for name in travelling if name not in (*BUILTIN, "auto")},
         waive=settings.waive,
         offline=settings.offline,
         placement=settings.offline_tensors,
@@ -180,6 +188,17 @@ def _check_interpreter(settings: Settings) -> None:
         )
 
 
+def _find_monitors(config: pytest.Config, settings: Settings) -> discovery.Found:
+    """Take in the monitors of others, from entry points and conftests."""
+    try:
+        found = discovery.find(settings.monitors, config.hook.pytest_jitguard_monitors(config=config))
+    except MonitorError as error:
+        raise MonitorError(f"{BY_NAME['monitors'].option}: {error}") from error
+    for warning in found.warnings:
+        config.issue_config_time_warning(pytest.PytestConfigWarning(f"jitguard: {warning}"), stacklevel=2)
+    return found
+
+
 def _check_monitors(settings: Settings) -> None:
     option = BY_NAME["monitors"].option
     for name in settings.monitors:
@@ -199,6 +218,14 @@ def _check_denied(settings: Settings) -> None:
     for name in settings.deny:
         if name not in known:
             raise MonitorError(f"{BY_NAME['deny'].option}: unknown monitor {name!r}; expected {', '.join(known)}")
+
+
+def _check_witness(settings: Settings, role: str) -> None:
+    if settings.witness == "cupti" and role != "xdist controller":
+        from pytest_jitguard.witness.cupti import refusal  # looks for libraries and a compiler
+
+        if why := refusal():
+            raise ValueError(f"{BY_NAME['witness'].option}: {why}")
 
 
 def _load_baseline(settings: Settings) -> Baseline:

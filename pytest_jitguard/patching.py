@@ -47,9 +47,13 @@ class PatchSet:
         """Replace a function `f` by one that calls `around(f, *args, **kwargs)`; return the replacement.
 
         Two sets may wrap one function and let go of it in any order: whoever lies below is taken out of the chain.
-        One that lies below a stranger's wrapper stays, and only passes calls on.
+        One that lies below a stranger's wrapper stays, and only passes calls on. Static and class methods stay such.
         """
-        link = _Link(getattr(owner, name), around, inherited=name not in vars(owner))
+        raw = vars(owner).get(name)
+        form: Any = type(raw) if isinstance(raw, (staticmethod, classmethod)) else None
+        original = raw.__func__ if isinstance(raw, (staticmethod, classmethod)) else getattr(owner, name)
+        link = _Link(original, around, inherited=name not in vars(owner), form=form)
+        link.raw = raw if form else original
 
         @functools.wraps(link.original)
         def replacement(*args: Any, **kwargs: Any) -> Any:
@@ -57,7 +61,7 @@ class PatchSet:
 
         link.replacement = replacement
         vars(replacement)[_LINK] = link
-        setattr(owner, name, replacement)
+        setattr(owner, name, link.formed(replacement))
         self.on_undo(lambda: link.take_out(owner, name))
         return replacement
 
@@ -77,23 +81,32 @@ _LINK = "_jitguard_link"
 class _Link:
     """One of our wrappers in a chain of wrappers around a function."""
 
-    def __init__(self, original: Callable[..., Any], around: Callable[..., Any], *, inherited: bool) -> None:
+    def __init__(
+        self, original: Callable[..., Any], around: Callable[..., Any], *, inherited: bool, form: Any = None
+    ) -> None:
         self.original = original
+        self.form = form
+        self.raw: Any = original
         self.around: Callable[..., Any] | None = around
         self.inherited = inherited
         self.replacement: Any = None
 
+    def formed(self, function: Callable[..., Any]) -> Any:
+        """Return what the owner holds for a function: it itself, or a static or class method of it."""
+        return self.form(function) if self.form else function
+
     def take_out(self, owner: Any, name: str) -> None:
         self.around = None
-        current = vars(owner).get(name)
+        held = vars(owner).get(name)
+        current = held.__func__ if isinstance(held, (staticmethod, classmethod)) else held
         if current is self.replacement:
-            _put_back(owner, name, current, _ABSENT if self.inherited else self.original)
+            _put_back(owner, name, held, _ABSENT if self.inherited else self.raw)
             return
         above = getattr(current, _LINK, None)
         while above is not None and above.original is not self.replacement:
             above = getattr(above.original, _LINK, None)
         if above is not None:
-            above.original, above.inherited = self.original, self.inherited
+            above.original, above.inherited, above.raw = self.original, self.inherited, self.raw
 
 
 def _put_back(owner: Any, name: str, value: Any, before: Any) -> None:

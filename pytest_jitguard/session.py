@@ -236,6 +236,7 @@ class GuardSession:
             pause(0.005)
             self.monitors.settle()
             self.hear()
+            self.monitors.account()
 
     def _unsettled(self) -> list[CompileEvent]:
         """Return what still runs, or ended on another thread so lately that its variant may not be resident yet."""

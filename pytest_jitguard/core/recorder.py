@@ -101,10 +101,12 @@ class Recorder:
         launch: Launch | None = None,
         stack: tuple[str, ...] = (),
         parent: str | None = None,
+        thread: str = "",
     ) -> CompileEvent:
         """Record that an event begins now, or began at `started` (monotonic seconds).
 
         It is a part of `parent`, the id of an event, or else of what is under way on this thread (see `inside`).
+        `thread` names the thread that it happened on, by default this one.
         """
         around = self.enclosing() if parent is None else None
         event = CompileEvent(
@@ -117,7 +119,7 @@ class Recorder:
             launch=launch,
             stack=stack,
             parent=around.id if around else parent,
-            thread=threading.current_thread().name,
+            thread=thread or threading.current_thread().name,
             pid=os.getpid(),
             host=self.host,
             role=self.role,

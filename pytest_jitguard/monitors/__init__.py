@@ -20,18 +20,37 @@ class Builtin(NamedTuple):
     """A monitor of ours: where its class is, and the module that it waits for (empty: nothing).
 
     One that is not `in_children` watches for all processes from the guard. One that is not `auto` has to be asked for.
+    `also` are other names of the library: whichever is imported first is watched.
     """
 
     path: str
     target: str
     in_children: bool = True
     auto: bool = True
+    also: tuple[str, ...] = ()
 
 
 _HERE = "pytest_jitguard.monitors"
 
 BUILTIN: Mapping[str, Builtin] = {
     "triton": Builtin(f"{_HERE}.triton:TritonMonitor", "triton"),
+    "deep_gemm": Builtin(f"{_HERE}.deep_gemm:DeepGemmMonitor", "deep_gemm", also=("vllm.third_party.deep_gemm",)),
+    "flashinfer": Builtin(f"{_HERE}.flashinfer:FlashInferMonitor", "flashinfer.jit"),
+    "aiter": Builtin(f"{_HERE}.aiter:AiterMonitor", "aiter.jit.core"),
+    "tvm_ffi": Builtin(f"{_HERE}.tvm_ffi:TvmFfiMonitor", "tvm_ffi.cpp.extension"),
+    "sglang_jit": Builtin(f"{_HERE}.sglang_jit:SglangJitMonitor", "sglang.kernels.jit.utils.compile.loader"),
+    "cpp_extension": Builtin(f"{_HERE}.cpp_extension:CppExtensionMonitor", "torch.utils.cpp_extension"),
+    "nvrtc": Builtin(f"{_HERE}.nvrtc:NvrtcMonitor", "cuda.bindings.nvrtc"),
+    "cuda_core": Builtin(f"{_HERE}.nvrtc:CudaCoreMonitor", "cuda.core._program"),
+    "torch_nvrtc": Builtin(f"{_HERE}.nvrtc:TorchNvrtcMonitor", "torch.cuda"),
+    "cupy": Builtin(f"{_HERE}.cupy:CupyMonitor", "cupy.cuda.compiler"),
+    "numba": Builtin(f"{_HERE}.numba:NumbaMonitor", "numba"),
+    "numba_cuda": Builtin(f"{_HERE}.numba_cuda:NumbaCudaMonitor", "numba.cuda.dispatcher"),
+    "jax": Builtin(f"{_HERE}.jax:JaxMonitor", "jax._src.compiler"),
+    # Nets, after the monitors whose events they ask for.
+    "toolchain": Builtin(f"{_HERE}.toolchain:ToolchainMonitor", ""),
+    "cache_folders": Builtin(f"{_HERE}.cache_folders:CacheFolderMonitor", "", in_children=False),
+    "cupti": Builtin("pytest_jitguard.witness.cupti:CuptiWitness", "", auto=False),
 }
 """Monitors by name; import strings, so that a child process loads a monitor together with its library, not before."""
 
@@ -82,6 +101,10 @@ class Monitor:
     """The versions of the library that it was tested with, as a specifier (PEP 440); empty if that does not matter."""
     distribution: ClassVar[str] = ""
     """The package on PyPI, where that has another name than what is imported."""
+    also: ClassVar[tuple[str, ...]] = ()
+    """Other names under which the library may be imported; whichever comes first is watched."""
+    looks_always: ClassVar[bool] = False
+    """It has something to look at in each phase's end even while its library is not imported here."""
     can_forget: ClassVar[bool] = False
     is_net: ClassVar[bool] = False
     """It watches no system of its own, but what others missed: that it is armed proves nothing."""
@@ -202,8 +225,11 @@ class MonitorSet:
         for monitor in self.monitors:
             if not monitor.target:
                 self._installer(monitor)(sys.modules[__name__])
-            elif not when_imported(monitor.target, self._installer(monitor)):
+                continue
+            if not when_imported(monitor.target, self._installer(monitor)):
                 self._pending.append(monitor)
+            for name in monitor.also:
+                when_imported(name, self._installer(monitor))
 
     def prepare(self) -> None:
         """Do what must stand before any library is imported; the guard does, its children inherit it."""
@@ -212,6 +238,8 @@ class MonitorSet:
 
     def add(self, name: str, module: ModuleType) -> None:
         """Take in one more monitor, whose library has just been imported; MonitorError if it cannot be had."""
+        if any(monitor.name == name for monitor in self.monitors):
+            return  # its library came under another name
         monitor = load(name)(self._recorder)
         monitor.waived = self._waived
         self.monitors.append(monitor)
@@ -281,7 +309,8 @@ class MonitorSet:
 
     def _look(self, monitors: Iterable[Monitor]) -> None:
         for monitor in monitors:
-            if monitor.state in ("armed", "unproven"):
+            looks = self._armed and monitor.looks_always and monitor.state == "waiting"
+            if looks or monitor.state in ("armed", "unproven"):
                 _quietly(monitor, monitor.flush)
                 _quietly(monitor, monitor.reconcile)
         self.tell()

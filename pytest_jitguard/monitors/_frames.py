@@ -36,7 +36,11 @@ def stack_of(frame: FrameType, hidden: tuple[str, ...]) -> tuple[str, ...]:
 
 def hidden_folders(library: ModuleType) -> tuple[str, ...]:
     """Return the prefixes of files that are nobody's launch site: the library, torch, the standard library, us."""
-    hidden = [str(Path(library.__file__ or "").parent), str(Path(pytest_jitguard.__file__).parent), *_torch()]
+    hidden = [
+        str(Path(getattr(library, "__file__", None) or "").parent),
+        str(Path(pytest_jitguard.__file__).parent),
+        *_torch(),
+    ]
     stdlib = Path(sysconfig.get_paths()["stdlib"])
     # One prefix per entry, because site-packages usually lies inside the standard library's folder.
     inside = [str(p) for p in stdlib.iterdir() if p.name not in ("site-packages", "dist-packages")]

@@ -71,7 +71,7 @@ def _names(code: CodeType) -> Iterator[str]:
 
 def _attributes(thing: Any) -> Iterator[Any]:
     """Yield what an object holds: a `functools.partial` its function, an object of a rival its original."""
-    for name in ("func", "__func__", "__wrapped__"):
+    for name in ("func", "__func__", "__wrapped__", "args", "keywords"):
         held = getattr(type(thing), name, None)
         if held is not None:
             yield getattr(thing, name, None)

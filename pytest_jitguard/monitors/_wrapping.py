@@ -88,21 +88,7 @@ class WrappingMonitor(Monitor):
             owner = getattr(owner, step, None)
         if not callable(getattr(owner, name, None)):
             raise HookGone(f"there is no {path} in {self.target} {self.version}".rstrip())
-        raw = vars(owner).get(name)
-        if isinstance(raw, (staticmethod, classmethod)):
-            self._wrap_descriptor(owner, name, raw, around)
-        else:
-            self._hooks.append(_Hook(owner, name, self._patches.wrap(owner, name, around)))
-
-    def _wrap_descriptor(self, owner: Any, name: str, raw: Any, around: Callable[..., Any]) -> None:
-        original = raw.__func__
-
-        def replacement(*args: Any, **kwargs: Any) -> Any:
-            return around(original, *args, **kwargs)
-
-        replacement.__wrapped__ = original  # type: ignore[attr-defined]
-        self._patches.replace(owner, name, type(raw)(replacement))
-        self._hooks.append(_Hook(owner, name, replacement))
+        self._hooks.append(_Hook(owner, name, self._patches.wrap(owner, name, around)))
 
     # -- liveness ------------------------------------------------------------------------------------------------------
 

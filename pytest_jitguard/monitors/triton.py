@@ -23,7 +23,7 @@ from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.core.events import CompileEvent, Launch
 from pytest_jitguard.core.keys import Change, SpecializationKey
 from pytest_jitguard.core.recorder import Recorder
-from pytest_jitguard.monitors import Monitor
+from pytest_jitguard.monitors import Monitor, Tells
 from pytest_jitguard.monitors._frames import find_frame, frames_of, hidden_folders, stack_of
 from pytest_jitguard.monitors._triton_canary import compile_canary, is_canary, tuning_canary
 from pytest_jitguard.monitors._triton_entry import NOT_BY_WARMUP, Entry
@@ -91,6 +91,14 @@ class TritonMonitor(Monitor):
 
     name: ClassVar[str] = "triton"
     target: ClassVar[str] = "triton"
+    tested: ClassVar[str] = ">=3.6,<3.10"
+    tells: ClassVar[Tells] = Tells(
+        identity="kernel and module",
+        key="argument types, divisibility by 16, equality to 1, alignment, constexprs, options, target, device",
+        reason="what differs from the nearest warmed variant",
+        kinds=("compile", "cache_load", "autotune", "device_load"),
+        cache_load=True,
+    )
     can_forget: ClassVar[bool] = True
 
     def __init__(self, recorder: Recorder) -> None:

@@ -168,17 +168,20 @@ class _Reporter:
         inherited = self.inherited
         every = (*AUTO, *inherited.monitors) if "auto" in inherited.monitors else inherited.monitors
         wanted = [name for name in dict.fromkeys(every) if name not in BUILTIN or BUILTIN[name].in_children]
-        at_once = [name for name in wanted if name in BUILTIN and not BUILTIN[name].target]
-        names = [*at_once, *(n for n in wanted if n not in (*BUILTIN, "auto") and self._can_be_had(n))]
+        # A monitor comes with its library: it may lie in a folder that `site` has yet to add to the path.
+        ours = {name: (builtin.target, *builtin.also) for name, builtin in BUILTIN.items() if builtin.target}
+        targets = {**ours, **{name: (target,) for name, target in inherited.targets.items() if target}}
+        at_once = [name for name in wanted if name != "auto" and name not in targets]
+        names = [name for name in at_once if name in BUILTIN or self._can_be_had(name)]
         waived = frozenset(inherited.waive)
         self.monitors = MonitorSet(names, self.recorder, waived, on_change=self._changed)
         self._undo.append(self.monitors.disarm)
         self.monitors.arm()
         late = [monitor.target for monitor in self.monitors.unattended]
         for name in wanted:
-            target = BUILTIN[name].target if name in BUILTIN else ""
-            if target and not when_imported(target, functools.partial(self._add, name)):
-                late.append(target)
+            for target in targets.get(name, ()):
+                if not when_imported(target, functools.partial(self._add, name)):
+                    late.append(target)
         if late:
             raise RuntimeError(f"{', '.join(late)} was half imported; what it compiles from now on is not seen")
 

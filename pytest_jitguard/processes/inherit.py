@@ -17,13 +17,15 @@ class Inherited(NamedTuple):
 
     `folder` holds the run's journals. `guard` is the image of the pytest process whose phases count. `scope` is empty
     in pytest's own process tree, else the id of the server in whose tree the process is. `offline` is the name of the
-    offline target, `gpus` the tables of GPUs that the user described, `placement` where offline tensors live.
+    offline target, `gpus` the tables of GPUs that the user described, `placement` where offline tensors live. `targets`
+    says what the monitors of others wait for.
     """
 
     folder: Path
     guard: str
     scope: str = ""
     monitors: tuple[str, ...] = ("auto",)
+    targets: Mapping[str, str] = MappingProxyType({})
     waive: tuple[str, ...] = ()
     offline: str | None = None
     placement: str = "cpu"
@@ -32,6 +34,7 @@ class Inherited(NamedTuple):
     def variables(self) -> dict[str, str]:
         """Return the environment variable that makes a child report."""
         plain = {**self._asdict(), "folder": str(self.folder), "gpus": {k: dict(v) for k, v in self.gpus.items()}}
+        plain["targets"] = dict(self.targets)
         return {VARIABLE: json.dumps(plain)}
 
     @classmethod
@@ -46,6 +49,7 @@ class Inherited(NamedTuple):
             guard=str(told["guard"]),
             scope=str(told["scope"]),
             monitors=tuple(str(name) for name in told["monitors"]),
+            targets={str(name): str(target) for name, target in told["targets"].items()},
             waive=tuple(str(name) for name in told["waive"]),
             offline=None if told["offline"] is None else str(told["offline"]),
             placement=str(told["placement"]),

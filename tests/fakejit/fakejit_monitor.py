@@ -10,12 +10,14 @@ from typing import Any, ClassVar
 from pytest_jitguard.core.events import Launch
 from pytest_jitguard.core.keys import Component, SpecializationKey
 from pytest_jitguard.core.recorder import Recorder
-from pytest_jitguard.monitors import Monitor, PatchSet
+from pytest_jitguard.monitors import Monitor, PatchSet, Tells
 
 
 class FakeMonitor(Monitor):
     name: ClassVar[str] = "fakejit"
     target: ClassVar[str] = "fakejit"
+    tested: ClassVar[str] = "==1.*"
+    tells: ClassVar[Tells] = Tells(identity="kernel", key="arguments", kinds=("compile", "cache_load"), cache_load=True)
     can_forget: ClassVar[bool] = True
 
     def __init__(self, recorder: Recorder) -> None:
@@ -40,17 +42,27 @@ class FakeMonitor(Monitor):
         self._announced.add(self._module._key(name, arguments))
         frames = tuple(_frames())
         launch = Launch(values={k: repr(v) for k, v in arguments.items()})
-        event = self.recorder.begin(self.name, name, "fakejit", stack=frames, launch=launch)
+        event = self._guarded(self.recorder.begin, self.name, name, "fakejit", stack=frames, launch=launch)
+        if event is None:
+            return str(build(name, arguments))
         key = SpecializationKey(tuple(Component(k, "argument", "", str(v)) for k, v in sorted(arguments.items())))
         try:
             kind = build(name, arguments)
         except BaseException:
-            self.recorder.end(event, status="failed", key=key)
+            self._guarded(self.recorder.end, event, status="failed", key=key)
             raise
         hash_ = self._module._key(name, arguments)
-        self.recorder.end(event, kind=kind, key=key, artifact_hash=hash_, cure=f"fakejit.compile_only({name!r})")
+        cure = f"fakejit.compile_only({name!r})"
+        self._guarded(self.recorder.end, event, kind=kind, key=key, artifact_hash=hash_, cure=cure)
         self.recorder.finished(event)
         return str(kind)
+
+    def _guarded(self, action: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return action(*args, **kwargs)
+        except OSError as error:
+            self.blind(f"a compile could not be recorded: {error}")
+            return None
 
     def prove(self) -> None:
         if self.state == "armed" and self._module._build is self._hook:
@@ -64,7 +76,7 @@ class FakeMonitor(Monitor):
             self.blind("a canary through fakejit.compile_only was not seen")
 
     def refuse(self, on: bool) -> None:
-        self._module.REFUSES = on
+        vars(self._module)["REFUSES"] = on
 
     def resident(self) -> dict[Hashable, str]:
         return {key: f"fakejit.{key.partition('(')[0]}" for key in self._module.CACHE} if self._is_in() else {}

@@ -69,7 +69,7 @@ class Slotted:
         return self.chain[1](*args)
 
 
-CHAINS = {
+CHAINS: dict[str, Callable[[], Any]] = {
     "itself": lambda: hook,
     "closure": by_closure,
     "wraps": by_wraps,
@@ -86,7 +86,7 @@ CHAINS = {
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_a_chain_is_followed(name: str) -> None:
-    chained: Any = CHAINS[name]()
+    chained = CHAINS[name]()
     assert leads_to(chained, hook)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.mutations import of_processes
+from tests.mutations import of_builds, of_deep_gemm, of_nets, of_processes, of_tier3, of_witness
 from tests.mutations.mutation import Mutation
 
 pytestmark = pytest.mark.mutation
@@ -141,9 +141,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "cold leaves Triton's cache where it is",
-        "pytest_jitguard/processes/caches.py",
-        '    "TRITON_CACHE_DIR": "triton",\n',
-        "",
+        "pytest_jitguard/core/places.py",
+        'Place("TRITON_CACHE_DIR", "triton"',
+        'Place("TRITON_CACHE_ELSEWHERE", "triton"',
         "tests/session/test_session_cold.py",
     ),
     Mutation(
@@ -246,6 +246,11 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{MONITORS}/test_triton_compiles.py::test_ten_thousand_hits_pass_through_no_line_of_ours",
     ),
     *of_processes.MUTATIONS,
+    *of_builds.MUTATIONS,
+    *of_deep_gemm.MUTATIONS,
+    *of_tier3.MUTATIONS,
+    *of_nets.MUTATIONS,
+    *of_witness.MUTATIONS,
 )
 
 

@@ -25,6 +25,7 @@ ALLOWED = [
     "pytest_jitguard.core",
     "pytest_jitguard.core.kinds",
     "pytest_jitguard.core.settings",
+    "pytest_jitguard.hookspecs",
     "pytest_jitguard.options",
     "pytest_jitguard.plugin",
 ]
