@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from importlib import metadata
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
 
@@ -34,12 +33,16 @@ _HERE = "pytest_jitguard.monitors"
 
 BUILTIN: Mapping[str, Builtin] = {
     "triton": Builtin(f"{_HERE}.triton:TritonMonitor", "triton"),
+    "dynamo": Builtin(f"{_HERE}.dynamo:DynamoMonitor", "torch._dynamo.convert_frame"),
+    "inductor": Builtin(f"{_HERE}.inductor:InductorMonitor", "torch._inductor.compile_fx"),
     "deep_gemm": Builtin(f"{_HERE}.deep_gemm:DeepGemmMonitor", "deep_gemm", also=("vllm.third_party.deep_gemm",)),
     "flashinfer": Builtin(f"{_HERE}.flashinfer:FlashInferMonitor", "flashinfer.jit"),
     "aiter": Builtin(f"{_HERE}.aiter:AiterMonitor", "aiter.jit.core"),
     "tvm_ffi": Builtin(f"{_HERE}.tvm_ffi:TvmFfiMonitor", "tvm_ffi.cpp.extension"),
     "sglang_jit": Builtin(f"{_HERE}.sglang_jit:SglangJitMonitor", "sglang.kernels.jit.utils.compile.loader"),
     "cpp_extension": Builtin(f"{_HERE}.cpp_extension:CppExtensionMonitor", "torch.utils.cpp_extension"),
+    "cutedsl": Builtin(f"{_HERE}.cutedsl:CuteDslMonitor", "cutlass.cute"),
+    "tilelang": Builtin(f"{_HERE}.tilelang:TileLangMonitor", "tilelang"),
     "nvrtc": Builtin(f"{_HERE}.nvrtc:NvrtcMonitor", "cuda.bindings.nvrtc"),
     "cuda_core": Builtin(f"{_HERE}.nvrtc:CudaCoreMonitor", "cuda.core._program"),
     "torch_nvrtc": Builtin(f"{_HERE}.nvrtc:TorchNvrtcMonitor", "torch.cuda"),
@@ -116,6 +119,8 @@ class Monitor:
         self.state = "waiting"
         self.detail = ""
         self.version = ""
+        self.has_seen = False
+        """A compile went through this monitor's hooks, be it a canary: more than that they are in place."""
 
     def prepare(self) -> None:
         """Do in the guard what must stand before the library is imported, here or in a child: set a variable."""
@@ -164,6 +169,8 @@ class Monitor:
         known = getattr(module, "__version__", "") or getattr(sys.modules.get(top), "__version__", "")
         if known:
             return str(known)
+        from importlib import metadata  # 40 ms that a child process need not spend at its start
+
         try:
             return metadata.version(self.distribution or top)
         except metadata.PackageNotFoundError:
@@ -188,7 +195,7 @@ class Monitor:
     def to_wire(self) -> dict[str, Any]:
         """Return name, state, version and detail, for journal and report."""
         told = {"name": self.name, "state": self.state, "version": self.version, "detail": self.detail}
-        return {**told, "net": True} if self.is_net else told
+        return {**told, "has_seen": self.has_seen, "net": self.is_net}
 
 
 class MonitorSet:
@@ -270,10 +277,13 @@ class MonitorSet:
     def seen(self, system: str) -> None:
         """Take an event of a system for the proof of its monitor: where no canary is sent, the first one is."""
         monitor = self.named(system)
-        if monitor is not None and monitor.state == "unproven":
+        if monitor is None or (monitor.has_seen and monitor.state != "unproven"):
+            return
+        monitor.has_seen = True
+        if monitor.state == "unproven":
             monitor.state = "armed"
             monitor.detail = "; ".join(filter(None, ("proven by its first event", monitor.untested())))
-            self.tell()
+        self.tell()
 
     def refuse(self, names: Iterable[str], on: bool) -> None:
         """Switch the libraries' own "do not compile now" on or off, for monitors that have hooked in."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from pytest_jitguard.monitors import Monitor
 from pytest_jitguard.monitors._frames import hidden_folders, stack_of
 from pytest_jitguard.monitors._reach import leads_to
 from pytest_jitguard.patching import PatchSet
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""CuTe colours its messages."""
 
 
 class HookGone(LookupError):
@@ -182,5 +186,5 @@ class WrappingMonitor(Monitor):
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
+    lines = _COLOUR.sub("", str(error)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -507,7 +507,8 @@ class TritonMonitor(Monitor):
                 return
         if self.state != "blind":
             now = (self._knobs.compilation.listener, vars(self._tuner).get("_bench"))
-            self._proven, self._canary_tries, self.state, self.detail = now, 0, "armed", ""
+            self._proven, self._canary_tries, self.state, self.detail = now, 0, "armed", self.untested()
+            self.has_seen = True
 
     def _flies(self, canary: Callable[[], None]) -> bool:
         """Tell whether a canary was sent and seen; if not, the state says so."""

@@ -244,14 +244,17 @@ def _monitor_states(process: Process) -> dict[str, dict[str, Any]]:
         name = str(record["name"])
         before = states.get(name, {}).get("state")
         if before != "blind" and not (before and record["state"] == "off"):
-            states[name] = {key: record.get(key, "") for key in ("name", "state", "version", "detail")}
+            told = {key: record.get(key, "") for key in ("name", "state", "version", "detail")}
+            states[name] = {**told, "net": bool(record.get("net")), "has_seen": bool(record.get("has_seen", True))}
     return states
 
 
 def _ever_armed(process: Process) -> set[str]:
     summed_up = {str(name) for session in process.all("session") for name in session["ever_armed"]}
     return summed_up | {
-        record["name"] for record in process.all("monitor") if record["state"] == "armed" and not record.get("net")
+        record["name"]
+        for record in process.all("monitor")
+        if record["state"] == "armed" and record.get("has_seen", True)
     }
 
 

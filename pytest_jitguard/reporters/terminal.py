@@ -49,10 +49,16 @@ def header(settings: Settings) -> list[Line]:
 
 def after_warmup(monitors: Sequence[Mapping[str, Any]], warmup: Mapping[str, Any]) -> list[Line]:
     """Say in one line which monitors watch and what was warmed; both in the form of the document's sections."""
-    awake = [_monitor(monitor) for monitor in monitors if monitor["state"] != "waiting"]
+    awake = [_monitor(monitor) for monitor in monitors if monitor["state"] != "waiting" and not _is_quiet(monitor)]
     watching = ", ".join(awake) or f"{count(len(monitors), 'monitor')} waiting for their libraries"
     failed = warmup["status"] in ("failed", "timeout")
     return [(f"jitguard: {watching}; {_warmed(warmup)}", _RED if failed else _PLAIN)]
+
+
+def _is_quiet(monitor: Mapping[str, Any]) -> bool:
+    """Tell whether nobody need hear of a monitor: a net is always there, some libraries come with every torch."""
+    said = monitor["state"] == "blind" or (monitor["state"] == "unproven" and monitor["detail"])
+    return not said and not monitor.get("has_seen", True)
 
 
 def _monitor(monitor: Mapping[str, Any]) -> str:
@@ -196,7 +202,11 @@ def _in_detail(group: KernelGroup) -> list[Line]:
 def _notes(document: Mapping[str, Any], verbose: int) -> list[Line]:
     notes = [*_tolerated(document, verbose), *_lenient(document), *_cut_short(document), *_not_judged(document)]
     notes += [*_servers(document), *_gone(document)]
-    unarmed = [_monitor(monitor) for monitor in document["monitors"] if monitor["state"] not in ("armed", "waiting")]
+    unarmed = [
+        _monitor(monitor)
+        for monitor in document["monitors"]
+        if monitor["state"] not in ("armed", "waiting") and not _is_quiet(monitor)
+    ]
     if unarmed:
         notes.append((f"monitors that are not armed: {'; '.join(unarmed)}", _YELLOW))
     if document["order_dependent"]:

@@ -71,7 +71,7 @@ class FakeMonitor(Monitor):
         self._module.compile_only("jitguard_canary")
         del self._module.CACHE["jitguard_canary()"]
         if self._canary_seen:
-            self.state = "armed"
+            self.state, self.has_seen = "armed", True
         else:
             self.blind("a canary through fakejit.compile_only was not seen")
 

@@ -24,7 +24,6 @@ from tests.conftest import ROOT
 FAKE = ROOT / "tests" / "fakes" / "deep_gemm"
 G2_ROOT, G3_ROOT = ".deep_gemm", ".dj"
 ALL = pytest.mark.parametrize("generation", ["G1", "G2", "G3"])
-tells = pytest.mark.tells
 
 
 class Place:
@@ -125,7 +124,7 @@ ONE_CALL = """
 
 
 @ALL
-@tells("deep_gemm", "compile", "hit", "name", "seconds", "key")
+@pytest.mark.tells("deep_gemm", "compile", "hit", "name", "seconds", "key")
 def test_a_cold_compile_is_one_event_with_the_call_that_caused_it(place: Place) -> None:
     out = place.run(ONE_CALL)
     (event,) = out["events"]
@@ -155,7 +154,7 @@ def test_a_cold_compile_is_one_event_with_the_call_that_caused_it(place: Place) 
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not know where in a line a call stands")
-@tells("deep_gemm", "name", "reason")
+@pytest.mark.tells("deep_gemm", "name", "reason")
 def test_the_call_of_a_function_without_a_frame_is_told_by_its_caller_s_text(place: Place) -> None:
     script = """
         watch = Watch()
@@ -209,7 +208,7 @@ def test_the_call_of_a_function_without_a_frame_is_told_by_its_caller_s_text(pla
     assert "NVCC compilation failed" in out["error"]
 
 
-@tells("deep_gemm", "reason")
+@pytest.mark.tells("deep_gemm", "reason")
 def test_a_changed_budget_of_sms_is_the_cause_and_not_m(place: Place) -> None:
     script = """
         watch = Watch()
@@ -237,7 +236,7 @@ WARM = """
 """
 
 
-@tells("deep_gemm", "cache_load")
+@pytest.mark.tells("deep_gemm", "cache_load")
 @ALL
 def test_a_second_process_loads_what_the_first_compiled(place: Place) -> None:
     assert len(place.run(WARM)["events"]) == 2
@@ -258,7 +257,7 @@ def test_the_compiler_changes_no_digest(place: Place) -> None:
     assert place.entries == before
 
 
-@tells("deep_gemm", "failed")
+@pytest.mark.tells("deep_gemm", "failed")
 @ALL
 def test_a_compile_that_fails_is_an_event(place: Place) -> None:
     script = """
@@ -280,7 +279,7 @@ def test_a_compile_that_fails_is_an_event(place: Place) -> None:
     assert out["state"] == ("armed" if place.generation == "G2" else "unproven")  # the others are untested
 
 
-@tells("deep_gemm", "refuse")
+@pytest.mark.tells("deep_gemm", "refuse")
 def test_refused_compiles_raise_here_and_in_children_and_leave_nothing(place: Place) -> None:
     script = """
         import subprocess, sys
@@ -312,7 +311,7 @@ def test_refused_compiles_raise_here_and_in_children_and_leave_nothing(place: Pl
     assert len(place.entries) == 2
 
 
-@tells("deep_gemm", "threads")
+@pytest.mark.tells("deep_gemm", "threads")
 @pytest.mark.parametrize("generation", ["G3"])
 def test_compiles_on_other_threads(place: Place) -> None:
     script = """
@@ -368,7 +367,7 @@ def test_a_compile_that_still_runs_at_a_phase_s_end_has_begun(place: Place) -> N
     assert out["events"][0]["artifact_hash"]
 
 
-@tells("deep_gemm", "uninstall")
+@pytest.mark.tells("deep_gemm", "uninstall")
 def test_nothing_is_left_after_the_end(place: Place) -> None:
     script = """
         import os, signal
@@ -418,7 +417,7 @@ def test_what_a_stranger_put_on_top_stays(place: Place) -> None:
     assert out == {"events": 1, "stranger": True, "compiler": "/elsewhere/nvcc"}
 
 
-@tells("deep_gemm", "no_frames")
+@pytest.mark.tells("deep_gemm", "no_frames")
 def test_a_hit_runs_no_line_of_ours(place: Place) -> None:
     script = """
         import sys
@@ -479,7 +478,7 @@ def test_an_inner_guard_takes_the_outer_one_s_place(place: Place) -> None:
     assert out["later"] == [["128", ""]]  # by the outer one's compiler, which the inner one's hands on to
 
 
-@tells("deep_gemm", "blind")
+@pytest.mark.tells("deep_gemm", "blind")
 def test_a_compiler_set_after_us_is_found_by_the_folders_and_said(place: Place) -> None:
     script = """
         import os
@@ -545,7 +544,7 @@ def test_what_strangers_compile_into_a_shared_folder_is_not_ours(place: Place) -
 # -- other processes ---------------------------------------------------------------------------------------------------
 
 
-@tells("deep_gemm", "children")
+@pytest.mark.tells("deep_gemm", "children")
 def test_a_monitored_child_reports_its_own_and_the_guard_what_nobody_does(place: Place) -> None:
     script = """
         import json, os, subprocess, sys

@@ -93,7 +93,9 @@ def test_nothing_of_pytest_torch_or_triton_is_imported(run: Run) -> None:
     loaded = set(json.loads(done.stdout))
     assert "pytest_jitguard.processes.bootstrap" in loaded
     assert not loaded & {"pytest", "_pytest", "pluggy", "torch", "triton"}
-    assert not [name for name in loaded if name.startswith(("pytest_jitguard.offline", "pytest_jitguard.monitors."))]
+    assert not [name for name in loaded if name.startswith("pytest_jitguard.offline")]
+    monitors = {name.rpartition(".")[2] for name in loaded if name.startswith("pytest_jitguard.monitors.")}
+    assert {name for name in monitors if "toolchain" not in name} == {"_frames"}, "others come with their libraries"
 
 
 def test_each_monitor_of_ours_waits_for_the_library_that_the_table_says() -> None:
@@ -104,7 +106,9 @@ def test_our_own_monitor_comes_with_its_library(run: Run, tmp_path: Path) -> Non
     pytest.importorskip("triton")
     run.inherited = run.inherited._replace(monitors=("auto", "triton"), waive=("interpret",))
     run("-c", "import triton; triton.knobs.compilation.listener")
-    assert [(record["name"], record["state"]) for record in run.records("monitor")] == [("triton", "unproven")]
+    assert [(record["name"], record["state"]) for record in run.records("monitor")] == [
+        *(("toolchain", "armed"), ("triton", "unproven"))
+    ]
     assert run.records("trouble") == []
 
 
