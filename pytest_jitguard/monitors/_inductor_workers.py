@@ -141,10 +141,12 @@ def inside_of(recorder: Recorder, task: Callable[..., Any]) -> Callable[..., Any
     return handed_over
 
 
-def handing_over(pool: type, recorder: Recorder) -> type:
-    """Return a kind of thread pool whose tasks count as part of what is under way where they are submitted."""
+def handing_over(pool: Any, recorder: Recorder) -> Any:
+    """Return a pool of threads, whose tasks count from now on as part of what is under way where they are submitted."""
+    submit = pool.submit
 
-    def submit(self: Any, task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        return pool.submit(self, inside_of(recorder, task), *args, **kwargs)  # type: ignore[attr-defined]
+    def submitted(task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return submit(inside_of(recorder, task), *args, **kwargs)
 
-    return type(pool.__name__, (pool,), {"submit": submit})
+    pool.submit = submitted
+    return pool

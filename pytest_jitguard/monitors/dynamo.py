@@ -79,7 +79,7 @@ class DynamoMonitor(WrappingMonitor):
     name: ClassVar[str] = "dynamo"
     target: ClassVar[str] = "torch._dynamo.convert_frame"
     distribution: ClassVar[str] = "torch"
-    tested: ClassVar[str] = "==2.13.*"
+    tested: ClassVar[str] = ">=2.11,<2.14,!=2.12.*"
     tells: ClassVar[Tells] = Tells(
         identity="module and qualified name of the function whose code is compiled",
         key="arguments by name: dtype, shape and device of tensors, types and values of the rest; grad mode",

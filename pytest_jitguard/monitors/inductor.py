@@ -38,7 +38,7 @@ class InductorMonitor(WrappingMonitor):
     name: ClassVar[str] = "inductor"
     target: ClassVar[str] = "torch._inductor.compile_fx"
     distribution: ClassVar[str] = "torch"
-    tested: ClassVar[str] = "==2.13.*"
+    tested: ClassVar[str] = ">=2.11,<2.14,!=2.12.*"
     tells: ClassVar[Tells] = Tells(
         identity="the function that Dynamo compiles, else the operations of the graph; names of kernels and libraries",
         key="inputs of the graph: dtype, shape and device",
@@ -119,9 +119,8 @@ class InductorMonitor(WrappingMonitor):
 
     def _hook_into_choices(self, module: ModuleType) -> None:
         # The threads that compile the candidates of max-autotune come from a pool of each choice's own.
-        pool = getattr(module, "ThreadPoolExecutor", None)
-        if isinstance(pool, type):
-            self._patches.replace(module, "ThreadPoolExecutor", handing_over(pool, self.recorder))
+        if hasattr(module, "ThreadPoolExecutor"):
+            self.wrap(module, "ThreadPoolExecutor", self._open_pool)
 
     def _hook_into_workers(self, module: ModuleType) -> None:
         self.wrap(module, "SubprocPool.submit", self._submit)
@@ -228,6 +227,9 @@ class InductorMonitor(WrappingMonitor):
     def _hand_over(self, submit: Any, pool: Any, task: Any) -> Any:
         """Have what Inductor's threads do for a graph count as part of it."""
         return submit(pool, inside_of(self.recorder, task))
+
+    def _open_pool(self, open_: Any, *args: Any, **kwargs: Any) -> Any:
+        return handing_over(open_(*args, **kwargs), self.recorder)
 
     def _submit(self, submit: Any, pool: Any, job: Any, *args: Any, **kwargs: Any) -> Any:
         """Record a kernel that a worker process is to compile."""

@@ -200,7 +200,7 @@ class TorchNvrtcMonitor(WrappingMonitor):
     name: ClassVar[str] = "torch_nvrtc"
     target: ClassVar[str] = "torch.cuda"
     distribution: ClassVar[str] = "torch"
-    tested: ClassVar[str] = ">=2.11,<2.14"
+    tested: ClassVar[str] = ">=2.11,<2.14,!=2.12.*"
     tells: ClassVar[Tells] = Tells(
         identity="the kernel that was asked for",
         key="template arguments, macros, options, target, hash of the source",

@@ -357,7 +357,7 @@ class TestContract(MonitorContract):
 
         size = 100 + self.number()
         compiled = compile_product(size)
-        type(self)._last = lambda: compiled(torch.ones(size, size))
+        type(self)._last = lambda: compiled(torch.ones(2, size), torch.ones(size, 2))
         self.repeat()
         return "graph_matmul"
 
@@ -391,9 +391,10 @@ def compile_product(size: int) -> Any:
     from torch._inductor import standalone_compile
     from torch.fx import symbolic_trace
 
-    graph = symbolic_trace(lambda x: (torch.matmul(x, x),))
+    graph = symbolic_trace(lambda x, y: (torch.matmul(x, y),))
+    inputs = [torch.ones(2, size), torch.ones(size, 2)]
     with _ONE_AT_A_TIME:
-        return standalone_compile(graph, [torch.ones(size, size)], dynamic_shapes="from_example_inputs")
+        return standalone_compile(graph, inputs, dynamic_shapes="from_example_inputs")
 
 
 _ONE_AT_A_TIME = threading.Lock()
