@@ -21,7 +21,7 @@ class TvmFfiMonitor(BuildMonitor):
     name: ClassVar[str] = "tvm_ffi"
     target: ClassVar[str] = "tvm_ffi.cpp.extension"
     distribution: ClassVar[str] = "apache-tvm-ffi"
-    tested: ClassVar[str] = ">=0.1.12,<0.1.13"
+    tested: ClassVar[str] = ">=0.1.12,<0.1.16"
     tells: ClassVar[Tells] = Tells(
         identity="name of the module",
         reason="no library in the cache, or a source that is newer",

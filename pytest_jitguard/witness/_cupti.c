@@ -39,7 +39,7 @@ struct overhead { uint32_t kind, overhead, object, ids[3]; uint64_t start, end; 
 enum { JIT_THREAD = 68, JIT_SIZE_WITH_THREAD = 72 }; /* CUDA 12 and later */
 
 /* What Python reads; pytest_jitguard/witness/_library.py has the same structure. */
-enum { CALL = 1, MODULE = 2, COMPILER = 3, OTHER = 4 };
+enum { CALL = 1, MODULE = 2, COMPILER = 3, OTHER = 4, BEGAN = 5 };
 struct record {
     struct record *next;
     uint64_t started, ended; /* ns, CLOCK_MONOTONIC */
@@ -156,8 +156,14 @@ static void on_module(const struct resource *resource) {
 
 static void on_load(uint32_t id, const struct driver_call *call) {
     if (call->site == ENTER) {
+        struct record *began = new_record(BEGAN, id);
         open_call = atomic_fetch_add(&calls, 1) + 1;
         open_since = now();
+        if (began != NULL) {
+            began->started = began->ended = open_since;
+            began->call = open_call;
+            push(began); /* so that who drains knows of the call before its end */
+        }
         return;
     }
     struct record *record = open_call == 0 ? NULL : new_record(CALL, id);
@@ -268,10 +274,19 @@ void jitguard_on_buffer_wanted(uint8_t **buffer, size_t *size, size_t *records) 
         *size = 0;
 }
 
+/* The narrowest of a few readings: calls can be a tenth of a millisecond apart. */
 static void set_clocks(void) {
-    uint64_t before = now(), stamp = 0;
-    if (cupti.timestamp(&stamp) == 0)
-        atomic_store(&clock_offset, (int64_t)(before / 2 + now() / 2) - (int64_t)stamp);
+    uint64_t narrowest = UINT64_MAX;
+    for (int i = 0; i < 5; i++) {
+        uint64_t before = now(), stamp = 0;
+        if (cupti.timestamp(&stamp) != 0)
+            return;
+        uint64_t width = now() - before;
+        if (width < narrowest) {
+            narrowest = width;
+            atomic_store(&clock_offset, (int64_t)(before + width / 2) - (int64_t)stamp);
+        }
+    }
 }
 
 static int failed(const char *step, int result) {
@@ -374,12 +389,16 @@ int jitguard_is_alive(void) {
            cupti.callback_state(&load, subscriber, DRIVER_API, LOADS[1]) == 0 && load;
 }
 
-/* All records since the last call, oldest first, for `jitguard_release`. */
-struct record *jitguard_drain(void) {
+/* Have CUPTI hand over its records of the driver's compiler. */
+void jitguard_flush(void) {
     if (subscriber != NULL && activities) {
         set_clocks();
         cupti.flush(FLUSH_ALL);
     }
+}
+
+/* All records since the last call, oldest first, for `jitguard_release`. */
+struct record *jitguard_take(void) {
     struct record *record = atomic_exchange(&newest, NULL), *oldest = NULL;
     while (record != NULL) {
         struct record *next = record->next;
@@ -421,6 +440,6 @@ int jitguard_stop(void) {
 void jitguard_forked(void) {
     activities = 0;
     open_call = 0;
-    jitguard_release(jitguard_drain()); /* flushes nothing: no activities */
+    jitguard_release(jitguard_take());
     atomic_store(&lost, 0);
 }

@@ -50,7 +50,7 @@ class Library:
         code.jitguard_activities.restype = ctypes.c_uint32
         code.jitguard_lost.restype = ctypes.c_uint64
         code.jitguard_start.argtypes = [ctypes.c_char_p, ctypes.c_uint32]
-        code.jitguard_drain.restype = ctypes.POINTER(_Node)
+        code.jitguard_take.restype = ctypes.POINTER(_Node)
         code.jitguard_release.argtypes = [ctypes.POINTER(_Node)]
         if code.jitguard_size_of_record() != ctypes.sizeof(_Node):
             raise OSError(f"{path} was compiled from another version of the witness")
@@ -85,9 +85,13 @@ class Library:
         """Drop what the parent of this forked process saw."""
         self.code.jitguard_forked()
 
-    def drain(self) -> list[Record]:
-        """Take all records out, oldest first."""
-        first = self.code.jitguard_drain()
+    def flush(self) -> None:
+        """Have CUPTI hand over its records of the driver's compiler, to be taken."""
+        self.code.jitguard_flush()
+
+    def take(self) -> list[Record]:
+        """Take all records out that are there, oldest first."""
+        first = self.code.jitguard_take()
         try:
             return [_record(node) for node in _nodes(first)]
         finally:

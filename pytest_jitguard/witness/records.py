@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-CALL, MODULE, COMPILER, OTHER = 1, 2, 3, 4
-"""What a record is of: a load call, a module that was loaded, the driver's compiler, another overhead."""
+CALL, MODULE, COMPILER, OTHER, BEGAN = 1, 2, 3, 4, 5
+"""What a record is of: a load call that is over, a module that was loaded, the driver's compiler, another overhead, a
+load call that has begun."""
 
 CALLS = {
     18: "cuModuleLoad",

@@ -15,7 +15,7 @@ from scenes import Scene, Stage
 
 pytestmark = pytest.mark.heavy
 pytest.importorskip("nvidia_cutlass_dsl")
-tells = pytest.mark.tells
+
 
 _BEGIN = """
 import torch
@@ -37,7 +37,7 @@ def play(stage: Stage, body: str) -> Scene:
     return stage.play(_BEGIN + textwrap.dedent(body))
 
 
-@tells("cutedsl", "compile", "hit", "cache_load", "name", "key")
+@pytest.mark.tells("cutedsl", "compile", "hit", "cache_load", "name", "key")
 def test_a_compile_and_a_load_have_the_name_of_the_function_that_quack_caches(stage: Stage) -> None:
     body = """
     rmsnorm(1024); say("first")
@@ -55,7 +55,7 @@ def test_a_compile_and_a_load_have_the_name_of_the_function_that_quack_caches(st
     assert cold.one("first")["hash"] == warm.one("first")["hash"] is not None
 
 
-@tells("cutedsl", "failed", "cache_load")
+@pytest.mark.tells("cutedsl", "failed", "cache_load")
 def test_an_object_file_that_is_broken_is_a_failed_load_and_then_a_compile(stage: Stage) -> None:
     play(stage, "rmsnorm(1024)")
     (stored,) = (stage.folder / "quack").rglob("*.o")

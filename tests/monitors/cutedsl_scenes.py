@@ -15,7 +15,6 @@ from pytest_jitguard.contract import MonitorContract
 
 MONITOR = "pytest_jitguard.monitors.cutedsl:CuteDslMonitor"
 PROGRAMS = Path(__file__).parent
-tells = pytest.mark.tells
 
 BEGIN = """
 import importlib
@@ -106,7 +105,7 @@ class CuteDslScenes:
     def play(self, stage: Stage, body: str) -> Scene:
         return stage.play(BEGIN + textwrap.dedent(body))
 
-    @tells("cutedsl", "compile", "hit", "cache_load", "name", "seconds", "key")
+    @pytest.mark.tells("cutedsl", "compile", "hit", "cache_load", "name", "seconds", "key")
     def test_a_direct_call_is_compiled_found_in_memory_and_loaded_by_another_process(self, stage: Stage) -> None:
         body = """
         told["fake"] = "fakes" in cutlass.__file__
@@ -127,7 +126,7 @@ class CuteDslScenes:
         assert cold.one("first")["hash"] == warm.one("first")["hash"] is not None
         assert cold["state"] == warm["state"] == ["armed", ""]
 
-    @tells("cutedsl", "key", "reason")
+    @pytest.mark.tells("cutedsl", "key", "reason")
     def test_a_plain_int_compiles_for_every_value_and_the_library_s_own_does_not(self, stage: Stage) -> None:
         told = self.play(
             stage,
@@ -156,7 +155,7 @@ class CuteDslScenes:
         assert told_again["served"] == []
         assert told["Int32(7)?"] == ["n int 8 → Int32", "", "import cutlass\n" + cure.replace("8", "cutlass.Int32(7)")]
 
-    @tells("cutedsl", "compile", "reason", "seconds")
+    @pytest.mark.tells("cutedsl", "compile", "reason", "seconds")
     def test_cute_compile_keeps_nothing_and_says_so(self, stage: Stage) -> None:
         told = self.play(
             stage,
@@ -179,13 +178,13 @@ class CuteDslScenes:
         assert told.kinds("experimental") == ["compile scale"]
         assert {"n=", "factor=3", "offset="} <= set(told.one("experimental")["key"])
 
-    @tells("cutedsl", "name", "key")
+    @pytest.mark.tells("cutedsl", "name", "key")
     def test_a_kernel_object_is_known_by_its_class_and_attributes(self, stage: Stage) -> None:
         told = self.play(stage, "cute.compile(programs.Tile(64), Int32(1)); say('tile')")
         assert told.kinds("tile") == ["compile Tile"]
         assert "self.rows=64" in told.one("tile")["key"]
 
-    @tells("cutedsl", "reason")
+    @pytest.mark.tells("cutedsl", "reason")
     def test_a_global_that_changed_is_told_where_the_arguments_did_not(self, stage: Stage) -> None:
         told = self.play(
             stage,
@@ -198,7 +197,7 @@ class CuteDslScenes:
         assert told.one("before")["reason"] == ""
         assert "the traced program is another one" in told.one("after")["reason"]
 
-    @tells("cutedsl", "failed")
+    @pytest.mark.tells("cutedsl", "failed")
     def test_what_fails_in_tracing_and_in_the_compiler_is_an_event(self, stage: Stage) -> None:
         told = self.play(
             stage,
@@ -216,7 +215,7 @@ class CuteDslScenes:
         assert told.kinds("after") == ["compile count"]
         assert told["state"] == ["armed", ""]
 
-    @tells("cutedsl", "cache_load", "name")
+    @pytest.mark.tells("cutedsl", "cache_load", "name")
     def test_an_object_file_is_a_load_and_one_that_is_broken_a_failed_one(self, stage: Stage) -> None:
         told = self.play(
             stage,
@@ -229,7 +228,7 @@ class CuteDslScenes:
         assert told.kinds("broken") == ["cache_load gemm_64 failed"]
         assert told["error"]
 
-    @tells("cutedsl", "hit", "no_frames")
+    @pytest.mark.tells("cutedsl", "hit", "no_frames")
     def test_what_is_forgotten_is_loaded_again_and_what_is_recalled_is_not(self, stage: Stage) -> None:
         told = self.play(
             stage,
@@ -249,7 +248,7 @@ class CuteDslScenes:
         assert told.kinds("forgotten") == ["cache_load count"]
         assert told["recalled"] == []
 
-    @tells("cutedsl", "name")
+    @pytest.mark.tells("cutedsl", "name")
     def test_a_rival_s_replacement_of_cute_compile_changes_nothing(self, stage: Stage) -> None:
         told = self.play(
             stage,
@@ -265,7 +264,6 @@ class CuteDslScenes:
         assert told.kinds("replaced") == ["compile count"]
         assert told["state"] == ["armed", ""]
 
-    @tells("cutedsl", "refuse")
     def test_there_is_nothing_to_refuse_with(self, stage: Stage) -> None:
         told = self.play(stage, "monitor.refuse(True); programs.count(1); say('refused'); monitor.refuse(False)")
         assert told.kinds("refused") == ["compile count"]

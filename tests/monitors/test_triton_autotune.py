@@ -10,6 +10,7 @@ import pytest
 from forks import Watch, before_the_assembler, in_fork, tensor
 
 
+@pytest.mark.tells("triton", "autotune", "parts")
 @in_fork
 def test_a_benchmark_is_an_event_and_the_parent_of_its_compiles(watch: Watch) -> None:
     from triton_kernels import copy, tuned

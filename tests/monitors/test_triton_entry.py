@@ -102,6 +102,7 @@ def paste(watch: Watch, entry: str) -> None:
     exec(compile(entry, str(path), "exec"), {})
 
 
+@pytest.mark.tells("triton", "cure")
 @pytest.mark.parametrize("launch", LAUNCHES)
 @in_fork
 def test_the_pasted_entry_makes_the_launch_a_hit(watch: Watch, launch: str) -> None:

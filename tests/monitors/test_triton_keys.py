@@ -81,6 +81,7 @@ def perform(call: str, **more: Any) -> None:
     eval(f"launch({arguments}", names)
 
 
+@pytest.mark.tells("triton", "key", "reason")
 @pytest.mark.parametrize("rule", RULES)
 @in_fork
 def test_a_rule_in_words(watch: Watch, rule: str) -> None:

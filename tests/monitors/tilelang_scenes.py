@@ -14,7 +14,6 @@ from pytest_jitguard.contract import MonitorContract
 
 MONITOR = "pytest_jitguard.monitors.tilelang:TileLangMonitor"
 PROGRAMS = Path(__file__).parent
-tells = pytest.mark.tells
 
 BEGIN = """
 import importlib, logging
@@ -99,7 +98,7 @@ class TileLangScenes:
     def play(self, stage: Stage, body: str, **variables: str) -> Scene:
         return stage.play(BEGIN + textwrap.dedent(body), **variables)
 
-    @tells("tilelang", "compile", "hit", "cache_load", "name", "seconds", "key")
+    @pytest.mark.tells("tilelang", "compile", "hit", "cache_load", "name", "seconds", "key")
     def test_a_kernel_is_compiled_found_in_memory_and_loaded_by_another_process(self, stage: Stage) -> None:
         body = """
         told["fake"] = "fakes" in tilelang.__file__
@@ -124,7 +123,7 @@ class TileLangScenes:
         assert cold.one("first")["hash"] == warm.one("first")["hash"] is not None
         assert warm.one("first")["detail"].endswith("kernel_lib.so")
 
-    @tells("tilelang", "name", "key", "reason")
+    @pytest.mark.tells("tilelang", "name", "key", "reason")
     def test_it_is_explained_by_the_factory_s_arguments(self, stage: Stage) -> None:
         told = self.play(
             stage,
@@ -146,14 +145,14 @@ class TileLangScenes:
         assert told["served"] == []
         assert advice.startswith("a dimension of A and B and C that varies can be T.dynamic(...)")
 
-    @tells("tilelang", "reason")
+    @pytest.mark.tells("tilelang", "reason")
     def test_a_kernel_that_the_library_keeps_under_two_hashes_is_explained(self, stage: Stage) -> None:
         told = self.play(stage, "programs.add(16); say('first'); programs.add.compile(16); say('again')")
         assert told.kinds("first") == told.kinds("again") == ["compile add.main"]
         assert told.one("first")["reason"] == ""
         assert told.one("again")["reason"].endswith("its out_idx was [-1] and is [2] now")
 
-    @tells("tilelang", "failed")
+    @pytest.mark.tells("tilelang", "failed")
     def test_a_compile_that_fails_is_an_event(self, stage: Stage) -> None:
         told = self.play(stage, "told['error'] = raised(lambda: programs.broken(4)); say('failed')")
         assert told["error"] == "AttributeError"
@@ -161,7 +160,7 @@ class TileLangScenes:
         assert "no.such.config" in told.one("failed")["detail"]
         assert "no.such.config=True" in told.one("failed")["key"]
 
-    @tells("tilelang", "threads", "reason")
+    @pytest.mark.tells("tilelang", "threads", "reason")
     def test_three_threads_compile_one_kernel_three_times_and_it_is_said(self, stage: Stage) -> None:
         told = self.play(
             stage,
@@ -177,12 +176,12 @@ class TileLangScenes:
         assert reasons[0] == ""
         assert all(reason.startswith("another thread was compiling the same kernel") for reason in reasons[1:])
 
-    @tells("tilelang", "threads")
+    @pytest.mark.tells("tilelang", "threads")
     def test_its_own_pool_of_threads_is_seen(self, stage: Stage) -> None:
         told = self.play(stage, "programs.add.par_compile([{'size': 5}, {'size': 6}], num_workers=2); say('pool')")
         assert told.kinds("pool") == ["compile main"] * 2
 
-    @tells("tilelang", "autotune", "parts")
+    @pytest.mark.tells("tilelang", "autotune", "parts")
     def test_autotuning_is_one_event_with_the_compiles_of_its_threads_as_parts(self, stage: Stage) -> None:
         told = self.play(stage, "told['error'] = raised(lambda: programs.tuned(9)); say('tuned')")
         assert told["error"] == "RuntimeError"  # there is nothing here that could be measured
@@ -193,7 +192,6 @@ class TileLangScenes:
         assert whole["detail"] == "2 configurations"
         assert whole["key"] == ["size=9"]
 
-    @tells("tilelang", "refuse")
     def test_there_is_nothing_to_refuse_with(self, stage: Stage) -> None:
         told = self.play(stage, "monitor.refuse(True); programs.add(3); say('refused'); monitor.refuse(False)")
         assert told.kinds("refused") == ["compile add.main"]

@@ -16,7 +16,17 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.mutations import of_builds, of_contract, of_deep_gemm, of_dsls, of_nets, of_processes, of_tier3, of_witness
+from tests.mutations import (
+    of_builds,
+    of_contract,
+    of_deep_gemm,
+    of_dsls,
+    of_nets,
+    of_processes,
+    of_tier3,
+    of_torch,
+    of_witness,
+)
 from tests.mutations.mutation import Mutation
 
 pytestmark = pytest.mark.mutation
@@ -251,6 +261,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *of_deep_gemm.MUTATIONS,
     *of_dsls.MUTATIONS,
     *of_tier3.MUTATIONS,
+    *of_torch.MUTATIONS,
     *of_nets.MUTATIONS,
     *of_witness.MUTATIONS,
 )
