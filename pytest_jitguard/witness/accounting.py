@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.witness._order import owners
 from pytest_jitguard.witness.images import FILE, UNKNOWN, Image, identifiers, image_of
 from pytest_jitguard.witness.records import CALL, COMPILER, FROM_FILE, MODULE, Record
 
@@ -18,7 +19,7 @@ _EPSILON = 0.001
 _PAUSE = 0.02
 _KINDS = ("compile", "cache_load", "device_load", "autotune", "download")
 _STAGES = {1: "PTX to cubin", 2: "NVVM IR to PTX"}
-_CACHE_STORE, _COMPILE = 2, 3
+_CACHE_LOOKUP, _CACHE_STORE, _COMPILE = 1, 2, 3
 _LONG_ENOUGH = 6
 
 
@@ -89,20 +90,23 @@ def gather(
     """
     ordered = sorted(records, key=lambda record: record.started)
     modules = [record for record in ordered if record.what == MODULE]
+    calls = [record for record in ordered if record.what == CALL]
     jits = [record for record in ordered if record.what == COMPILER]
+    owner = owners(calls)
+    inside: dict[int, list[Record]] = {}
+    for jit in jits:
+        inside.setdefault(getattr(owner(jit), "call", 0), []).append(jit)
     loads: list[Sighting] = []
     taken: set[int] = set()
-    for call in (record for record in ordered if record.what == CALL):
-        inside = [module for module in modules if module.call == call.call]
-        image = _image_of(call, inside, read)
-        if not image.is_generated:
-            continue
-        taken.update(id(module) for module in inside)
-        compiled = [jit for jit in jits if _is_within(jit, call)]
-        jits = [jit for jit in jits if jit not in compiled]
-        loads.append(_load(call, image, compiled, names))
+    for call in calls:
+        brought = [module for module in modules if module.call == call.call]
+        image = _image_of(call, brought, read)
+        if image.is_generated:
+            loads.append(_load(call, image, inside.pop(call.call, []), names))
+            taken.update(id(module) for module in brought)
     library = sum(id(module) not in taken for module in modules)
-    return Seen(sorted([*loads, *_alone(jits, names)], key=lambda sighting: sighting.started), library)
+    alone = _alone([jit for left in inside.values() for jit in left], names)
+    return Seen(sorted([*loads, *alone], key=lambda sighting: sighting.started), library)
 
 
 def _image_of(call: Record, modules: Sequence[Record], read: Callable[[str], bytes]) -> Image:
@@ -116,10 +120,6 @@ def _image_of(call: Record, modules: Sequence[Record], read: Callable[[str], byt
     return given._replace(kernels=kernels)
 
 
-def _is_within(jit: Record, call: Record) -> bool:
-    return jit.thread == call.thread and call.started - _EPSILON <= jit.started <= call.ended + _EPSILON
-
-
 def _load(call: Record, image: Image, jits: Sequence[Record], names: Mapping[int, str]) -> Sighting:
     thread, known = _thread(call.thread, names)
     compiled = tuple(map(_jit, jits))
@@ -130,7 +130,7 @@ def _load(call: Record, image: Image, jits: Sequence[Record], names: Mapping[int
 def _alone(jits: Sequence[Record], names: Mapping[int, str]) -> list[Sighting]:
     """Return what was compiled outside of load calls: the records of one thread without a pause are one compile."""
     found: list[Sighting] = []
-    for record in sorted(jits, key=lambda record: (record.thread, record.started)):
+    for record in _spanned(sorted(jits, key=lambda record: (record.thread, record.started))):
         jit, (thread, known) = _jit(record), _thread(record.thread, names)
         before = found[-1] if found else None
         if before and before.thread == thread and jit.started - before.ended <= _PAUSE:
@@ -138,6 +138,19 @@ def _alone(jits: Sequence[Record], names: Mapping[int, str]) -> list[Sighting]:
         else:
             found.append(Sighting(jit.started, jit.ended, thread, known, jits=(jit,)))
     return [sighting for sighting in found if sighting.kind == "compile"]
+
+
+def _spanned(jits: Iterable[Record]) -> list[Record]:
+    """Let what is stored into the driver's cache begin where it was looked up: between is NVRTC's compile, untold."""
+    found: list[Record] = []
+    for jit in jits:
+        before = found[-1] if found else jit
+        same = (before.thread, before.stage) == (jit.thread, jit.stage)
+        if jit.operation == _CACHE_STORE and before.operation == _CACHE_LOOKUP and same:
+            found[-1] = jit._replace(started=before.started)
+        else:
+            found.append(jit)
+    return found
 
 
 def _jit(record: Record) -> Jit:

@@ -19,8 +19,10 @@ from pytest_jitguard.monitors import Monitor, Tells
 from pytest_jitguard.patching import when_imported
 from pytest_jitguard.witness import _library, accounting, build
 from pytest_jitguard.witness._library import HELD, JIT, OVERHEAD, Library
+from pytest_jitguard.witness._order import Backlog
 from pytest_jitguard.witness.accounting import Ledger, Sighting
 from pytest_jitguard.witness.images import LARGE, shown
+from pytest_jitguard.witness.records import Record
 
 UNATTRIBUTED = "unattributed"
 
@@ -45,9 +47,18 @@ _PROFILERS = {
 _living: weakref.WeakSet[CuptiWitness] = weakref.WeakSet()
 
 
-def _look_ahead() -> None:
+_subscriber = 0
+"""The process that subscribed to CUPTI, be it for a moment: this one or one that it was forked from."""
+
+
+def _step_aside() -> None:
     for witness in _living:
         witness.about_to_fork()
+
+
+def _step_back() -> None:
+    for witness in _living:
+        witness.has_forked()
 
 
 def _renew() -> None:
@@ -55,7 +66,14 @@ def _renew() -> None:
         witness.renew()
 
 
-os.register_at_fork(before=_look_ahead, after_in_child=_renew)
+os.register_at_fork(before=_step_aside, after_in_parent=_step_back, after_in_child=_renew)
+
+FORKED = "forked from a process with a witness: CUPTI's own thread is not here, and waiting for it would hang"
+"""Why a forked child is off. CUPTI starts a thread when it subscribes, and a fork copies no threads."""
+
+
+def _is_forked() -> bool:
+    return _subscriber not in (0, os.getpid())
 
 
 class Refused(RuntimeError):
@@ -77,7 +95,10 @@ def refusal() -> str:
 
 def _subscribed(activities: int = JIT) -> Library:
     """Subscribe in this process; Refused says why that cannot be done."""
+    global _subscriber
     _check_platform()
+    if _is_forked():
+        raise Refused(f"{_LEAD} this process was {FORKED}")
     libcupti = _library.find_libcupti()
     if not libcupti:
         raise Refused(f"{_LEAD} libcupti is not installed (it comes with torch for CUDA and with the CUDA toolkit)")
@@ -85,6 +106,7 @@ def _subscribed(activities: int = JIT) -> Library:
         library = Library(build.library())
     except (build.BuildError, OSError) as error:
         raise Refused(f"{_LEAD} {error}") from error
+    _subscriber = os.getpid()
     answer = library.start(libcupti, activities)
     if answer == 0 and not library.activities & activities and activities & JIT:
         library.stop()
@@ -134,8 +156,10 @@ class CuptiWitness(Monitor):
         self.lazily_loaded = 0
         """Modules of libraries, built ahead of time."""
         self._ledger = Ledger()
+        self._backlog = Backlog()
+        self._names: dict[int, str] = {}
         self._pending: list[Sighting] = []
-        self._wanted = self._is_used = False
+        self._wanted = self._is_used = self._is_aside = False
         self._lock = threading.Lock()
         _living.add(self)
 
@@ -163,6 +187,9 @@ class CuptiWitness(Monitor):
         if not _library.has_driver():
             self.state, self.detail = "off", "there is no NVIDIA driver: nothing can be loaded"
             return
+        if _is_forked():
+            self.state, self.detail = "off", FORKED
+            return
         try:
             self.library = _subscribed()
         except Refused as refused:
@@ -183,33 +210,45 @@ class CuptiWitness(Monitor):
         self.uninstall()
 
     def about_to_fork(self) -> None:
-        """Look whether the child will be able to use CUDA; it is too late to ask there."""
-        self._is_used = self.library is not None and _library.driver_is_initialised()
+        """Leave CUPTI for the time of the fork, unless CUDA is used: so a child that can use it finds CUPTI idle.
+
+        Otherwise the child's driver would call into a CUPTI whose thread is not there.
+        """
+        with self._lock:
+            self._is_used = self.library is not None and _library.driver_is_initialised()
+            if self.library is not None and not self._is_used:
+                self._is_aside = True
+                self.library.stop()
+
+    def has_forked(self) -> None:
+        """Subscribe again, in the process that forked."""
+        if not self._is_aside or self.library is None:
+            return
+        try:
+            self.library = _subscribed()
+        except Refused as refused:
+            self.library = None
+            self.blind(str(refused))
+        self._is_aside = False
 
     def renew(self) -> None:
-        """Begin anew in the forked child that calls this: its parent's subscriber is not its own.
-
-        Where the parent has used CUDA, its threads may have held locks of CUPTI's, and the child cannot use CUDA.
-        """
+        """Be off in the forked child that calls this, where its parent had a witness; nothing there calls CUPTI."""
         self._lock = threading.Lock()
         self._pending, self._ledger, self.unattributed = [], Ledger(), []
+        self._backlog, self._names, self._is_aside = Backlog(), {}, False
         self.accounted = self.lazily_loaded = 0
         library, self.library = self.library, None
         if library is None:
             return
         library.forked()
-        if self._is_used:
-            self.state, self.detail = "off", "forked from a process that uses CUDA, this one cannot"
-            return
-        library.stop()
-        self.state, self.detail = "waiting", ""
-        self._imported(sys)
+        self.state = "off"
+        self.detail = "forked from a process that uses CUDA, this one cannot" if self._is_used else FORKED
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def prove(self) -> None:
         """Look whether CUPTI still calls us. A canary would need a CUDA context, so there is none."""
-        if self.library is None:
+        if self.library is None or self._is_aside:
             return
         if not self.library.is_alive():
             self.blind("CUPTI calls no more: somebody finalised it or took the subscription away")
@@ -218,15 +257,25 @@ class CuptiWitness(Monitor):
 
     def flush(self) -> None:
         """Take over what CUPTI has told since."""
-        if self.library is None:
-            return
         with self._lock:
-            seen = accounting.gather(self.library.drain(), _names(), _read)
+            library = self.library
+            if library is None:
+                return
+            records = self._take(library)
+            seen = accounting.gather(records, self._names, _read)
             self._pending += seen.sightings
             self.lazily_loaded += seen.library
-        lost = self.library.lost()
+        lost = library.lost()
         if lost:
             self.blind(f"{lost} records of CUPTI's came faster than they could be kept")
+
+    def _take(self, library: Library) -> list[Record]:
+        """Return the records that are complete. A thread may be gone when its last call is."""
+        before = library.take()
+        library.flush()
+        waited = {record.thread for record in self._backlog.waiting}
+        self._names = {number: name for number, name in self._names.items() if number in waited} | _names()
+        return self._backlog.complete(before, library.take())
 
     def reconcile(self) -> None:
         """Hold what was loaded and compiled against the events of all monitors; what is left over is unattributed."""

@@ -6,6 +6,7 @@ Each prints what it finds on the way, and as its last line a JSON object, which 
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import sys
@@ -20,7 +21,8 @@ from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.monitors import MonitorError, MonitorSet, load
 from pytest_jitguard.witness import _library, accounting, cupti
 from pytest_jitguard.witness.images import image_of
-from pytest_jitguard.witness.records import CALL, COMPILER, MODULE, Record
+from pytest_jitguard.witness.records import BEGAN, CALL, COMPILER, MODULE, Record
+from tests.gpu import witness_forks
 
 HERE = "pytest_jitguard.monitors"
 OTHERS = (
@@ -133,6 +135,8 @@ def _line(record: Record) -> str:
     if record.what == MODULE:
         image = image_of(record.data, record.size)
         return f"module in call {record.call} {at} {image.kind} {image.size} {image.kernels[:2]}"
+    if record.what == BEGAN:
+        return f"call {record.call} begins {at}"
     return f"{'compiler' if record.what == COMPILER else 'overhead'} {record.stage}/{record.operation} {at}"
 
 
@@ -341,12 +345,14 @@ def hidden() -> dict[str, Any]:
 
 
 def forked() -> dict[str, Any]:
-    """A child forked before CUDA was used, from a process with a witness."""
+    """A child forked before CUDA was used, from a process with a witness: it is off, and nothing hangs."""
+    witness_forks.limit_scene()
     _driver()
     scene = Scene()
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
+        witness_forks.limit_child()
         scene.recorder.renew("cafe0002", lambda record: None)
         print(f"  in the child: {scene.witness.to_wire()}", flush=True)
         try:
@@ -357,29 +363,41 @@ def forked() -> dict[str, Any]:
         sys.stdout.flush()
         os._exit(0)
     os.close(writing)
-    _, status = os.waitpid(pid, 0)
+    ended = witness_forks.wait(pid)
     with os.fdopen(reading, "rb") as pipe:
         text = pipe.read()
-    child = json.loads(text) if text else {"state": f"ended with {status}"}
+    child = json.loads(text) if text else {"state": ended}
+    print(f"  in the parent: {scene.witness.to_wire()}", flush=True)
     print(f"  the child: {child}")
     return {**_load(scene), "child": child}
 
 
+def _fork_variant(name: str) -> dict[str, Any]:
+    def load() -> list[int]:
+        make_context()
+        return [load_image(PTX % number) for number in range(2)]
+
+    return witness_forks.play(name, load)
+
+
 def forked_after_use() -> dict[str, Any]:
     """A child forked after CUDA was used cannot use it; nothing must hang."""
+    witness_forks.limit_scene()
     make_context()
     scene = Scene()
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
+        witness_forks.limit_child()
         scene.recorder.renew("cafe0002", lambda record: None)
         scene.settle()
         os.write(writing, json.dumps(scene.witness.to_wire()).encode())
         os._exit(0)
     os.close(writing)
-    os.waitpid(pid, 0)
+    ended = witness_forks.wait(pid)
     with os.fdopen(reading, "rb") as pipe:
-        child = json.loads(pipe.read())
+        text = pipe.read()
+    child = json.loads(text) if text else {"state": ended}
     return {**_load(scene), "child": child}
 
 
@@ -414,7 +432,8 @@ def left() -> dict[str, Any]:
     assert library is not None
     scene.monitors.disarm()
     load_image(PTX % 5)
-    records = len(library.drain())
+    library.flush()
+    records = len(library.take())
     again = Scene()
     return {**_load(again), "records_after_leaving": records}
 
@@ -453,7 +472,7 @@ SCENES: dict[str, Callable[[], dict[str, Any]]] = {
         left,
         threads,
     )
-}
+} | {name: functools.partial(_fork_variant, name) for name in witness_forks.VARIANTS}
 
 
 if __name__ == "__main__":

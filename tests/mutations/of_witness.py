@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutations.mutation import Mutation
 
 ACCOUNTING, CUPTI = "pytest_jitguard/witness/accounting.py", "pytest_jitguard/witness/cupti.py"
+ORDER = "pytest_jitguard/witness/_order.py"
 C, T = "pytest_jitguard/witness/_cupti.c", "tests/witness/test_witness_{}.py::{}"
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -51,11 +52,67 @@ MUTATIONS: tuple[Mutation, ...] = (
         T.format("cupti", "test_a_subscription_that_was_taken_away_makes_blind"),
     ),
     Mutation(
-        "witness: a forked child tells what its parent saw",
-        C,
-        "    jitguard_release(jitguard_drain()); /* flushes nothing: no activities */\n",
+        "witness: a forked child calls CUPTI",
+        CUPTI,
+        "    return _subscriber not in (0, os.getpid())\n",
+        "    return False\n",
+        T.format("cupti", "test_a_forked_child_of_one_that_only_asked_is_off"),
+    ),
+    Mutation(
+        "witness: CUPTI is left subscribed over a fork",
+        CUPTI,
+        "                self.library.stop()\n",
+        "                pass\n",
+        T.format("cupti", "test_a_child_that_can_use_cuda_finds_nobody_subscribed"),
+    ),
+    Mutation(
+        "witness: who has forked stays away from CUPTI",
+        CUPTI,
+        "after_in_parent=_step_back, ",
         "",
-        T.format("cupti", "test_a_forked_child_subscribes_for_itself"),
+        T.format("cupti", "test_a_forked_child_is_off_and_leaves_cupti_alone"),
+    ),
+    Mutation(
+        "witness: of two calls in a row the first takes all",
+        ORDER,
+        "abs(middle - call.started)), default=None)",
+        "call.started), default=None)",
+        T.format("accounting", "test_the_nearer_call_is_the_owner"),
+    ),
+    Mutation(
+        "witness: near goes before inside",
+        ORDER,
+        "key=lambda call: (outside(call), abs",
+        "key=lambda call: (abs",
+        T.format("accounting", "test_the_nearer_call_is_the_owner"),
+    ),
+    Mutation(
+        "witness: what the compiler did in a call under way is told without the call",
+        ORDER,
+        "    return call.call if call else 0\n",
+        "    return 0 if record.what == COMPILER else record.call\n",
+        T.format("cupti", "test_a_drain_in_the_middle_of_a_call_tears_nothing_apart"),
+    ),
+    Mutation(
+        "witness: a call that ends during a flush does not wait for its compiler",
+        ORDER,
+        "for record in (*self.waiting, *before) if",
+        "for record in known if",
+        T.format("cupti", "test_a_call_that_ends_while_cupti_is_flushed_waits_for_what_its_compiler_did"),
+    ),
+    Mutation(
+        "witness: a call whose end was lost holds its thread's records for ever",
+        ORDER,
+        "    latest = {record.thread: record for record in began}\n",
+        "    latest = {record.call: record for record in began}\n",
+        T.format("accounting", "test_nothing_waits_for_a_call_whose_end_was_lost_once_its_thread_has_begun_another"),
+    ),
+    Mutation(
+        "witness: NVRTC's compile takes as long as the store of its result",
+        ACCOUNTING,
+        "            found[-1] = jit._replace(started=before.started)\n",
+        "            found.append(jit)\n",
+        T.format("accounting", "test_what_nvrtc_stores_just_before_a_load_is_not_the_loads"),
     ),
     Mutation(
         "witness: CUPTI's clock is believed",

@@ -91,6 +91,7 @@ def libraries():
     fake = ctypes.CDLL(path)
     fake.fake_load.argtypes = [ctypes.c_uint, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint64] + [
         ctypes.c_char_p, ctypes.c_size_t]
+    fake.fake_enter.argtypes = fake.fake_leave.argtypes = [ctypes.c_uint, ctypes.c_char_p]
     fake.fake_module.argtypes = [ctypes.c_uint, ctypes.c_char_p, ctypes.c_size_t]
     fake.fake_jit.argtypes = [ctypes.c_uint, ctypes.c_uint, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint]
     fake.fake_overhead.argtypes = [ctypes.c_uint, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint]

@@ -1,9 +1,11 @@
 /* A libcupti and a libcuda for machines without a GPU: they subscribe, call back and fill buffers by CUPTI's protocol,
  * when a test says so. One subscriber at a time; callbacks only where they were enabled; buffers on a flush. */
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 typedef void (*callback)(void *, uint32_t, uint32_t, const void *);
 static callback subscriber;
@@ -24,16 +26,27 @@ struct jit {
     uint64_t jit_correlation, cache_size; const char *path; uint32_t process, thread;
 };
 
+/* The real one has a thread of its own, which a forked child does not: whoever waits for it there waits for ever. */
+static pid_t home;
+static void at_home(void) {
+    if (!home) home = getpid();
+    if (home == getpid()) return;
+    fputs("CUPTI was called in a forked child\n", stderr);
+    abort();
+}
+
 int cuInit(unsigned flags) { (void)flags; initialised = 1; return 0; }
 int cuDeviceGetCount(int *count) { *count = 1; return initialised ? 0 : 3; }
 
 int cuptiSubscribe(void **handle, callback function, void *data) {
+    at_home();
     if (getenv("FAKE_CUPTI_FAILS")) return atoi(getenv("FAKE_CUPTI_FAILS"));
     if (subscriber) return 39;
     subscriber = function; subscribers_data = data; *handle = (void *)&subscriber;
     return 0;
 }
 int cuptiUnsubscribe(void *handle) {
+    at_home();
     if (handle != (void *)&subscriber || !subscriber) return 1;
     subscriber = NULL; memset(enabled, 0, sizeof enabled);
     return 0;
@@ -45,6 +58,7 @@ int cuptiEnableCallback(uint32_t on, void *handle, uint32_t domain, uint32_t id)
 }
 int cuptiGetCallbackState(uint32_t *on, void *handle, uint32_t domain, uint32_t id) {
     if (handle != (void *)&subscriber || !subscriber) return 1;
+    at_home();
     *on = (uint32_t)enabled[domain][id];
     return 0;
 }
@@ -78,6 +92,7 @@ int cuptiActivityGetNextRecord(uint8_t *bytes, size_t valid, void **record) {
 }
 int cuptiActivityFlushAll(uint32_t flag) {
     (void)flag;
+    at_home();
     if (buffer) full(NULL, 0, buffer, room, used);
     buffer = NULL; used = 0;
     return 0;
@@ -90,6 +105,16 @@ void fake_module(uint32_t id, const void *image, size_t size) {
     struct resource resource = {NULL, NULL, &module};
     if (subscriber && enabled[3][6]) subscriber(subscribers_data, 3, 6, &resource);
 }
+static void enter_or_leave(int site, uint32_t id, const void *image, int result) {
+    void *module = NULL;
+    const void *parameters[2] = {&module, image};
+    struct call call = {site, "load", parameters, &result};
+    if (subscriber && enabled[1][id]) subscriber(subscribers_data, 1, id, &call);
+}
+/* The two ends of a load call, for tests that look in between. */
+void fake_enter(uint32_t id, const void *image) { enter_or_leave(0, id, image, 0); }
+void fake_leave(uint32_t id, const void *image) { enter_or_leave(1, id, image, 0); }
+int fake_is_subscribed(void) { return subscriber != NULL; }
 /* A load call that takes `ns`, and in which a cubin becomes a module if there is one. */
 void fake_load(uint32_t id, const void *image, int result, uint64_t ns, const void *cubin, size_t size) {
     void *module = NULL;

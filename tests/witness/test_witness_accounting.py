@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.witness._order import Backlog, owner_of
 from pytest_jitguard.witness.accounting import SLACK, Jit, Ledger, Sighting, gather, joined
 from pytest_jitguard.witness.images import CUBIN, LARGE, PTX, Image
-from pytest_jitguard.witness.records import CALL, COMPILER, MODULE, Record
+from pytest_jitguard.witness.records import BEGAN, CALL, COMPILER, MODULE, Record
 
 NAMES = {11: "MainThread", 12: "worker"}
 PTX_TEXT = b".version 8.0\n.visible .entry add_one(.param .u64 p) { ret; }"
@@ -175,6 +176,87 @@ def test_ptx_that_the_driver_compiles_is_one_sighting() -> None:
 def test_ptx_from_the_drivers_cache_is_a_load() -> None:
     (seen,), _ = gather([call(1, 10.0, PTX_TEXT), jit(10.01, TO_CUBIN, LOADED)], NAMES)
     assert seen.kind == "cache_load"
+
+
+def test_calls_in_a_row_have_their_own_compiler_each() -> None:
+    # As measured: two loads from the driver's cache, 0.1 ms apart.
+    first, second = (
+        Record(CALL, at, at + length, 11, n, "cuModuleLoadData", len(PTX_TEXT), PTX_TEXT)
+        for n, at, length in ((1, 10.0, 0.000135), (2, 10.00014, 0.000045))
+    )
+    jits = [Record(COMPILER, at, at, 11, stage=TO_CUBIN, operation=LOADED) for at in (10.00004, 10.00016)]
+    seen, _ = gather([first, second, *jits], NAMES)
+    assert [(one.kind, len(one.jits)) for one in seen] == [("cache_load", 1), ("cache_load", 1)]
+
+
+def test_the_nearer_call_is_the_owner() -> None:
+    first, second = call(1, 10.0, PTX_TEXT), call(2, 10.1, PTX_TEXT)  # one ends as the other begins
+    compiled = Record(COMPILER, 10.1, 10.1, 11, stage=TO_CUBIN, operation=LOADED)
+    assert owner_of(compiled, [first, second]) is second
+    near = compiled._replace(started=10.09999, ended=10.09999)
+    assert owner_of(near, [first, second._replace(started=10.10003)]) is first  # inside goes before near
+    assert owner_of(compiled._replace(thread=12), [first, second]) is None
+    assert owner_of(compiled._replace(started=10.3, ended=10.3), [first, second]) is None
+
+
+def test_what_is_stored_at_a_calls_end_is_not_the_next_calls() -> None:
+    first = call(1, 10.0, PTX_TEXT)._replace(ended=10.1617)
+    second = call(2, 10.1618, PTX_TEXT)._replace(ended=10.1694)
+    times = (
+        (10.0001, 0.1613, COMPILED),
+        (10.1613, 0.0002, STORED),
+        (10.1619, 0.0073, COMPILED),
+        (10.1691, 0.0001, STORED),
+    )
+    jits = [Record(COMPILER, at, at + length, 11, stage=TO_CUBIN, operation=what) for at, length, what in times]
+    seen, _ = gather([first, second, *jits], NAMES)
+    assert [len(one.jits) for one in seen] == [2, 2]
+
+
+def test_what_nvrtc_stores_just_before_a_load_is_not_the_loads() -> None:
+    # As measured: NVRTC's compile is told by the look into the driver's cache before it and the store after it.
+    times = [(10.0, 0.0001, TO_PTX, LOADED), (10.0299, 0.0002, TO_PTX, STORED)]
+    times += [(10.0302, 0.0, TO_CUBIN, LOADED), (10.0609, 0.0002, TO_CUBIN, STORED)]
+    jits = [Record(COMPILER, at, at + length, 11, stage=stage, operation=what) for at, length, stage, what in times]
+    (compiled, loaded), _ = gather([*jits, call(1, 10.06112, b"\x7fELF")], NAMES)
+    assert (loaded.jits, compiled.started) == ((), 10.0)
+    assert {stage: round(seconds, 3) for stage, seconds in compiled.stages.items()} == {
+        "NVVM IR to PTX": 0.030,
+        "PTX to cubin": 0.031,
+    }
+
+
+def began(number: int, at: float, thread: int = 11) -> Record:
+    return Record(BEGAN, at, at, thread, number)
+
+
+def test_what_belongs_to_a_call_under_way_waits_for_it() -> None:
+    backlog, compiled = Backlog(), jit(10.01, TO_CUBIN, COMPILED)
+    module, loaded = Record(MODULE, 10.09, 10.09, 11, call=1), call(1, 10.0, PTX_TEXT)
+    others = [jit(10.02, TO_CUBIN, COMPILED, thread=12), Record(MODULE, 10.03, 10.03, 12)]
+    assert backlog.complete([began(1, 10.0), *others], [compiled]) == others
+    assert backlog.complete([module], []) == []
+    assert backlog.complete([loaded], []) == [compiled, module, loaded]
+    assert backlog.waiting == []
+
+
+def test_a_call_that_ends_during_a_flush_waits_for_the_next() -> None:
+    backlog, loaded, compiled = Backlog(), call(1, 10.0, PTX_TEXT), jit(10.01, TO_CUBIN, COMPILED)
+    assert backlog.complete([], [began(1, 10.0), loaded]) == []
+    assert backlog.complete([], [compiled]) == [loaded, compiled]
+    assert backlog.waiting == []
+
+
+def test_what_came_before_a_call_under_way_does_not_wait_for_it() -> None:
+    backlog, compiled = Backlog(), jit(9.9, TO_CUBIN, COMPILED)
+    assert backlog.complete([began(1, 10.0)], [compiled]) == [compiled]
+
+
+def test_nothing_waits_for_a_call_whose_end_was_lost_once_its_thread_has_begun_another() -> None:
+    backlog, compiled, loaded = Backlog(), jit(10.01, TO_CUBIN, COMPILED), call(2, 11.0, PTX_TEXT)
+    assert backlog.complete([began(1, 10.0)], [compiled]) == []
+    assert backlog.complete([began(2, 11.0), loaded], []) == [compiled, loaded]
+    assert backlog.waiting == []
 
 
 def test_library_code_is_told_apart() -> None:

@@ -173,7 +173,7 @@ show()
 
 def test_more_than_fits_makes_blind(scene: Any) -> None:
     (told,) = scene(
-        "[load(ptx, module=None) for _ in range((1 << 16) + 10)]; witness.flush(); witness._pending.clear(); show()"
+        "[load(ptx, module=None) for _ in range((1 << 15) + 5)]; witness.flush(); witness._pending.clear(); show()"
     )
     assert (told["state"], told["detail"]) == ("blind", "10 records of CUPTI's came faster than they could be kept")
 
@@ -220,6 +220,75 @@ def test_one_that_was_disarmed_while_it_waited_stays_away(child: Child, fake_cud
     assert child(script, tmp_path, cuda=fake_cuda).stdout == "waiting None\n"
 
 
+def test_a_drain_in_the_middle_of_a_call_tears_nothing_apart(scene: Any) -> None:
+    told = scene("""
+def compiled(middle):
+    began = time.time_ns()
+    fake.fake_jit(1, 3, began, began + 1_000_000, threading.get_native_id())
+    time.sleep(0.002)
+    middle()
+for middle in (witness.flush, lambda: None):
+    fake.fake_enter(19, ptx)
+    compiled(middle)
+    fake.fake_module(7, cubin, len(cubin))
+    middle()
+    assert not witness._pending, witness._pending
+    fake.fake_leave(19, ptx)
+    show()
+""")
+    assert [len(shown["events"]) for shown in told] == [1, 2]
+    assert told[-1]["lazy"] == 0
+    assert all("the driver's compiler ran (PTX to cubin in 1 ms)" in event[4] for event in told[-1]["events"])
+
+
+def test_a_call_that_ends_while_cupti_is_flushed_waits_for_what_its_compiler_did(scene: Any) -> None:
+    (told,) = scene("""
+flush = witness.library.flush
+def late_flush():
+    flush()
+    fake.fake_enter(19, ptx)
+    time.sleep(0.001)
+    began = time.time_ns()
+    fake.fake_jit(1, 3, began, began + 1_000_000, threading.get_native_id())
+    time.sleep(0.002)
+    fake.fake_leave(19, ptx)
+witness.library.flush = late_flush
+witness.flush()
+assert not witness._pending, witness._pending
+witness.library.flush = flush
+show()
+""")
+    (event,) = told["events"]
+    assert "the driver's compiler ran (PTX to cubin in 1 ms)" in event[4]
+
+
+def test_many_threads_compile_and_nothing_is_torn_apart(scene: Any) -> None:
+    (told,) = scene("""
+buffer = threading.Lock()  # the fake's, which CUPTI guards itself
+def work():
+    for _ in range(20):
+        fake.fake_enter(19, ptx)
+        time.sleep(0.001)
+        began = time.time_ns()
+        time.sleep(0.001)
+        with buffer:
+            fake.fake_jit(1, 3, began, time.time_ns(), threading.get_native_id())
+        time.sleep(0.001)
+        fake.fake_leave(19, ptx)
+flush = witness.library.flush
+def guarded():
+    with buffer:
+        flush()
+witness.library.flush = guarded
+threads = [threading.Thread(target=work) for _ in range(8)]
+[thread.start() for thread in threads]
+while any(thread.is_alive() for thread in threads): witness.flush()
+show()
+""")
+    assert len(told["events"]) == 160
+    assert all("the driver's compiler ran (PTX to cubin" in event[4] for event in told["events"])
+
+
 FORK = """
 load()
 driver.cuInit(0) if used else None
@@ -237,10 +306,42 @@ load(); show()
 
 
 @pytest.mark.tells("cupti", "children")
-def test_a_forked_child_subscribes_for_itself(scene: Any) -> None:
+def test_a_forked_child_is_off_and_leaves_cupti_alone(scene: Any) -> None:
     child, parent = scene("used = False" + FORK)
-    assert (child["state"], [event[3] for event in child["events"]]) == ("armed", ["MainThread"])
+    assert (child["state"], child["events"]) == ("off", [])
+    assert child["detail"].startswith("forked from a process with a witness: CUPTI's own thread is not here")
     assert (parent["state"], len(parent["events"])) == ("armed", 2)
+
+
+def test_a_child_that_can_use_cuda_finds_nobody_subscribed(scene: Any) -> None:
+    told = scene("""
+import json
+def fork():
+    pid = os.fork()
+    if not pid:
+        print(json.dumps(fake.fake_is_subscribed()), flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+fork(); print(fake.fake_is_subscribed(), flush=True)
+driver.cuInit(0); fork(); print(fake.fake_is_subscribed(), flush=True)
+load(); show()
+""")
+    assert told[:4] == [0, 1, 1, 1]
+    assert (told[4]["state"], len(told[4]["events"])) == ("armed", 1)
+
+
+def test_a_forked_child_of_one_that_only_asked_is_off(child: Child, fake_cuda: Path) -> None:
+    script = """
+    assert cupti.refusal() == ""
+    recorder, monitors, witness = arm()
+    pid = os.fork()
+    if not pid:
+        libraries(); witness._imported(sys)
+        print(witness.state, cupti.refusal(), flush=True); os._exit(0)
+    os.waitpid(pid, 0)
+    """
+    done = child(script, cuda=fake_cuda)
+    assert done.stdout.startswith("off the CUPTI witness cannot testify: this process was forked from"), done.stderr
 
 
 def test_a_forked_child_that_cannot_use_cuda_is_off(scene: Any) -> None:

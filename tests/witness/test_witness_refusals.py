@@ -101,7 +101,7 @@ def test_a_real_libcupti_without_a_driver_says_so_itself(child: Child, fake_cuda
     from pytest_jitguard.witness._library import Library
     library = Library(build.library())
     answer = library.start(sys.argv[1], 1)
-    print(answer, library.problem, library.is_alive(), library.drain(), library.stop())
+    print(answer, library.problem, library.is_alive(), library.take(), library.stop())
     """
     done = child(script, real)
     assert done.returncode == 0, done.stderr
