@@ -500,6 +500,7 @@ class GuardSession:
         return Background(
             warmed=self._warmed(attempt),
             earlier=self._earlier(attempt),
+            forgets=self._residents.forgets,
             test_files=self.test_files,
             advice=self._advice,
             root=self._root,

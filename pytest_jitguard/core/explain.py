@@ -32,12 +32,14 @@ class Background:
     """What an event is explained against.
 
     `warmed` are the events that made variants resident before serving, `earlier` maps an artifact hash to the test
-    that compiled it first, `test_files` are the files of the test suite, `root` the folder that paths are shown
+    that compiled it first, `forgets` says of a system whether a test's variants are forgotten when the test ends,
+    `test_files` are the files of the test suite, `root` the folder that paths are shown
     relative to.
     """
 
     warmed: Sequence[CompileEvent] = ()
     earlier: Callable[[CompileEvent], str] = lambda event: ""
+    forgets: Callable[[str], bool] = lambda system: False
     test_files: Collection[str] = ()
     root: str = ""
     advice: Callable[[str], Advice | None] = lambda system: None
@@ -89,7 +91,10 @@ def _cause(
         return "its key is known when that is over"
     cause = _cause_by_key(event, changes, warmed)
     earlier = background.earlier(event)
-    return f"{cause}; first served by {earlier}, whose variants were forgotten when it ended" if earlier else cause
+    if not earlier:
+        return cause
+    forgotten = ", whose variants were forgotten when it ended" if background.forgets(event.system) else ""
+    return f"{cause}; first served by {earlier}{forgotten}"
 
 
 def _cause_by_key(event: CompileEvent, changes: Sequence[Change], warmed: Sequence[CompileEvent]) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +47,10 @@ _IGNORED = (
 )
 """Names of what is no product: temporary files, locks, logs, marks of use."""
 
+_is_ignored = re.compile("|".join(map(translate, _IGNORED))).match
+
+_WHO_AND_WHERE = ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME")
+"""Variables that say who the user is, and where at home: default places depend on them."""
 
 _Names = dict[str, tuple[int, int]]
 """Names in a folder, with inode and (of databases) size."""
@@ -91,6 +96,8 @@ class Snapshot:
         self._places = places
         self._listings: dict[str, _Listing] = {}
         self._watches: dict[tuple[Path, str], _Watch] = {}
+        self._known_patterns: list[tuple[Place, Path, str]] = []
+        self._known_for: tuple[str | None, ...] = ()
         self._looked = wall()
         self.overfull: set[str] = set()
 
@@ -108,11 +115,15 @@ class Snapshot:
             for _ in self._reread(self._watch(root, pattern), root, pattern):
                 pass
 
-    def _patterns(self) -> Iterator[tuple[Place, Path, str]]:
-        for place in self._places:
-            for root in roots(place, os.environ):
-                for pattern in place.entries:
-                    yield place, root, pattern
+    def _patterns(self) -> list[tuple[Place, Path, str]]:
+        """Return what to look for where. Worked out anew only if a variable that it depends on has changed."""
+        names = (*_WHO_AND_WHERE, *(place.variable for place in self._places))
+        now = (tempfile.gettempdir(), *(os.environ.get(name) for name in names))
+        if self._known_for != now:
+            self._known_for = now
+            found = ((place, root) for place in self._places for root in roots(place, os.environ))
+            self._known_patterns = [(place, root, pattern) for place, root in found for pattern in place.entries]
+        return self._known_patterns
 
     def _watch(self, root: Path, pattern: str) -> _Watch:
         return self._watches.setdefault((root, pattern), _Watch())
@@ -201,7 +212,7 @@ def _changed_since(path: Path, moment: float) -> bool:
 
 def is_ignored(name: str) -> bool:
     """Tell whether a name is one of temporary files, locks, logs or marks of use."""
-    return any(fnmatchcase(name, pattern) for pattern in _IGNORED)
+    return _is_ignored(name) is not None
 
 
 def _read(folder: str) -> tuple[dict[str, tuple[int, int]], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,11 @@ from typing import NamedTuple
 
 _NAME = re.compile(r"(?:kernel\.)?(.+)\.([0-9a-f]{12,32})")
 _BUILDER = re.compile(r"/tmp/(\d+)-[0-9a-f]{8}-")
+
+_VARIABLES = (
+    *("HOME", "SGLANG_DG_CACHE_DIR", "SGLANG_CACHE_DIR", "VLLM_CACHE_ROOT"),
+    *("DG_JIT_CACHE_DIR", "DJ_JIT_CACHE_DIR", "DG_CACHE_DIR"),
+)
 
 _CLOCK_STEP = 0.02
 """Seconds by which times of files may be behind the clock: the kernel stamps them with its last tick."""
@@ -48,17 +54,18 @@ class Entry(NamedTuple):
         return int(found[1]) if found else 0
 
 
-def roots(environment: Mapping[str, str]) -> list[Path]:
+def roots(environment: Mapping[str, str]) -> tuple[Path, ...]:
     """Return where the library, SGLang and vLLM would keep kernels, given these variables."""
-    home = environment.get("HOME", "")
+    return _roots(*(environment.get(name, "") for name in _VARIABLES))
+
+
+@functools.lru_cache(maxsize=8)  # asked at each phase's end, of each test
+def _roots(home: str, sglang: str, sglang_cache: str, vllm_cache: str, *own: str) -> tuple[Path, ...]:
     cache = f"{home}/.cache"
-    sglang = environment.get("SGLANG_DG_CACHE_DIR") or (
-        f"{environment.get('SGLANG_CACHE_DIR') or cache + '/sglang'}/deep_gemm"
-    )
-    vllm = f"{environment.get('VLLM_CACHE_ROOT') or cache + '/vllm'}/deep_gemm"
-    own = [environment.get(name, "") for name in ("DG_JIT_CACHE_DIR", "DJ_JIT_CACHE_DIR", "DG_CACHE_DIR")]
+    sglang = sglang or f"{sglang_cache or cache + '/sglang'}/deep_gemm"
+    vllm = f"{vllm_cache or cache + '/vllm'}/deep_gemm"
     lists = [*own, sglang, vllm, f"{home}/.dj", f"{home}/.deep_gemm"]
-    return list(dict.fromkeys(Path(part) for value in lists for part in value.split(":") if part))
+    return tuple(dict.fromkeys(Path(part) for value in lists for part in value.split(":") if part))
 
 
 class Folders:

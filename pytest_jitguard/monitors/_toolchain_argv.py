@@ -49,7 +49,9 @@ _ASKS = frozenset(
 _ASKS_LIKE = re.compile(r"--?(print-|help)|-Wl,(-t|--trace|--verbose)\b")
 _OUTPUT = frozenset({"-o", "--output-file", "-output-file", "--output", "--create", "--cuda-host-output"})
 _IMPLIED = {"-c": ".o", "--compile": ".o", "-cubin": ".cubin", "--cubin": ".cubin", "-ptx": ".ptx", "--ptx": ".ptx"}
+_IMPLIED_BY_CC = {**_IMPLIED, "-S": ".s"}
 _IMPLIED_BY_CUDA = {**_IMPLIED, "-fatbin": ".fatbin", "--fatbin": ".fatbin", "-dc": ".o", "--device-c": ".o"}
+_SOURCES = frozenset({"c", "cc", "cpp", "cxx", "C", "c++", "cu", "hip", "s", "S", "o"})
 _TAKES_VALUE = frozenset({"-I", "-D", "-L", "-l", "-x", "-isystem", "-include", "-Xcompiler", "-Xlinker", "-MF", "-MT"})
 _NOWHERE = frozenset({"/dev/null", "/dev/stdout", "/dev/stderr", "-"})
 _QUESTIONS_TO_NINJA = frozenset({"--version", "-h", "--help", "-t", "-n"})
@@ -143,7 +145,9 @@ def _of_compiler(words: Sequence[str], name: str) -> Command | None:
     inputs = _inputs(options)
     if not inputs or set(inputs) <= {"/dev/null"}:
         return None
-    output = _output(options) or _implied(options, inputs, _IMPLIED_BY_CUDA if kind["cuda"] else _IMPLIED)
+    output = _output(options) or _implied(options, inputs, _IMPLIED_BY_CUDA if kind["cuda"] else _IMPLIED_BY_CC)
+    if not output and (kind["cc"] or name == "nvcc"):
+        output = _linked(inputs)
     # A mere probe for libraries has neither a source nor an object, and a mere check no file that stays.
     return Command(name, output, tuple(words)) if output and output not in _NOWHERE else None
 
@@ -179,15 +183,25 @@ def _implied(options: Sequence[str], inputs: Sequence[str], suffixes: dict[str, 
     return inputs[0].rpartition("/")[2].rpartition(".")[0] + suffix if suffix else ""
 
 
+def _linked(inputs: Sequence[str]) -> str:
+    """Return what a compiler driver writes that is told neither a name nor to stop before it links."""
+    return "a.out" if any(word.rpartition(".")[2] in _SOURCES for word in inputs) else ""
+
+
 def _inputs(options: Sequence[str]) -> list[str]:
     """Return the words that are files to compile or to link."""
-    found, skip = [], False
+    found, skip, language = [], False, "-x" in options
     for word in options:
         if skip:
             skip = False
         elif word in _TAKES_VALUE or (word in _OUTPUT and word != "--create"):
             skip = True
-        elif word == "-" or word.startswith("@") or (not word.startswith("-") and "." in word) or word == "/dev/null":
+        elif (
+            word == "-"
+            or word.startswith("@")
+            or (not word.startswith("-") and ("." in word or language))
+            or word == "/dev/null"
+        ):
             found.append(word)
         elif value := re.match(r"--(input|image[\w-]*)=(.+)", word):
             found.append(value[2])

@@ -21,6 +21,7 @@ from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.monitors import Tells
 from pytest_jitguard.monitors._numba_types import entry_of, hash_of, key_of, names_of
 from pytest_jitguard.monitors._wrapping import Compiling, HookGone, WrappingMonitor
+from pytest_jitguard.patching import when_imported
 
 _EVENT = "numba:compile"
 
@@ -80,11 +81,22 @@ class NumbaMonitor(WrappingMonitor):
             ("numba.np.ufunc.ufuncbuilder", "UFuncDispatcher._compile_core", self._compile_ufunc),
             ("numba.core.ccallback", "CFunc._compile_uncached", self._compile_callback),
         ):
-            if where in sys.modules:
-                self.wrap(sys.modules[where], path, around)
+            self._wrap_once_imported(where, path, around)
         self._listen()
         for dispatcher in self._resident_dispatchers():
             self._announced[dispatcher] = len(dispatcher.overloads)
+
+    def _wrap_once_imported(self, where: str, path: str, around: Callable[..., Any]) -> None:
+        """Wrap a function now, or when its module comes: numba imports that of C callbacks with the first of them."""
+
+        def wrap(module: ModuleType) -> None:
+            if self._hooks and not any(path.endswith(f".{hook.name}") for hook in self._hooks):  # not taken back since
+                try:
+                    self.wrap(module, path, around)
+                except HookGone as gone:
+                    self.blind(str(gone))
+
+        when_imported(where, wrap)
 
     def _listen(self) -> None:
         base = getattr(self._events, "Listener", None)

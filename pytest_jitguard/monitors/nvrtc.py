@@ -80,6 +80,7 @@ class NvrtcMonitor(_OfCudaPython):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__(recorder)
         self._programs: dict[int, _Program] = {}
+        self._compiled: dict[str, None] = {}
 
     def hook_in(self, module: ModuleType) -> None:
         """Wrap the compile, and where programs are made and get their names."""
@@ -134,6 +135,16 @@ class NvrtcMonitor(_OfCudaPython):
         told.key = key_of(options, program.expressions, source=program.source[:12])
         if program.source:
             told.artifact_hash = digest(program.source, *options, *program.expressions)
+            told.reason = self._repeated(told.artifact_hash)
+
+    def _repeated(self, program: str) -> str:
+        """Say that the same program was compiled here before, empty if it was not."""
+        if program in self._compiled:
+            return "this very program was compiled before, and NVRTC keeps none, so that each call compiles it anew"
+        while len(self._compiled) >= _MOST_PROGRAMS:
+            del self._compiled[next(iter(self._compiled))]
+        self._compiled[program] = None
+        return ""
 
     def _refusal(self, result: Any, given: Mapping[str, Any]) -> str:
         """Say why NVRTC compiled nothing, empty if it did: it returns a code, and never raises."""

@@ -59,6 +59,10 @@ class Residents:
         for monitor, residency in self._residency.items():
             self._forget(monitor, residency.stray(_resident_in(monitor)))
 
+    def forgets(self, system: str) -> bool:
+        """Tell whether a system's variants are taken out of its lookup when the test ends that compiled them."""
+        return self._forget_allowed and any(m.name == system and m.can_forget for m in self._residency)
+
     def _forget(self, monitor: Monitor, tokens: set[Hashable]) -> None:
         if not tokens:
             return

@@ -96,8 +96,13 @@ def test_another_binary_with_the_same_key() -> None:
 
 
 def test_who_was_first() -> None:
-    told = cause(event(block="1"), event(), earlier=lambda _: "t.py::first")
+    told = cause(event(block="1"), event(), earlier=lambda _: "t.py::first", forgets=lambda system: system == "triton")
     assert told.endswith("; first served by t.py::first, whose variants were forgotten when it ended")
+
+
+def test_who_was_first_where_nothing_is_forgotten() -> None:
+    told = cause(event(block="1"), event(), earlier=lambda _: "t.py::first", forgets=lambda system: False)
+    assert told.endswith("; first served by t.py::first")
 
 
 def test_where_it_happened() -> None:

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.core.events import CompileEvent
 from pytest_jitguard.core.places import CACHE_ROOTS, PLACES, Place
 from pytest_jitguard.core.recorder import Recorder
-from pytest_jitguard.monitors import MonitorSet
+from pytest_jitguard.monitors import MonitorSet, _cache_snapshot
 from pytest_jitguard.monitors._cache_snapshot import Snapshot, is_ignored, roots
 from tests.conftest import GuardedRun
 
@@ -340,6 +340,27 @@ def test_a_look_at_unchanged_folders_reads_none_of_them(tmp_path: Path, monkeypa
     (tmp_path / "07" / "new.so").write_bytes(b"x")
     assert [entry.path.name for entry in snapshot.look()] == ["new.so"]
     assert read == [f"{tmp_path}/07"]
+
+
+def test_where_to_look_is_worked_out_once_and_anew_when_a_variable_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worked_out: list[str] = []
+
+    def counting(place: Place, environment: Mapping[str, str]) -> list[Path]:
+        worked_out.append(place.variable)
+        return roots(place, environment)
+
+    monkeypatch.setattr(_cache_snapshot, "roots", counting)
+    monkeypatch.setenv("SOME_CACHE", str(tmp_path / "one"))
+    snapshot = Snapshot((Place("SOME_CACHE", "some", entries=("*.so", "*.o")),))
+    snapshot.begin()
+    for _ in range(100):
+        assert snapshot.look() == []
+    assert worked_out == ["SOME_CACHE"]
+    monkeypatch.setenv("SOME_CACHE", str(tmp_path / "two"))
+    snapshot.look()
+    assert worked_out == ["SOME_CACHE"] * 2
 
 
 def test_more_folders_than_can_be_looked_into_are_named(

@@ -255,6 +255,27 @@ def test_ufuncs_and_callbacks_which_have_no_event(watch: Armed) -> None:
     assert key(event)["return type"] == ("option", "", "float64")
 
 
+FIRST_CALLBACK = """
+import sys
+import numba
+from armed import armed
+
+with armed("numba") as watch:
+    assert "numba.core.ccallback" not in sys.modules
+    numba.cfunc("float64(float64)")(lambda x: x / 2)
+    print(len(watch.news()))
+print(numba.core.ccallback.CFunc._compile_uncached.__module__)
+"""
+
+
+def test_the_first_callback_of_a_process_whose_module_numba_imports_for_it() -> None:
+    folders = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    script = f"import sys; sys.path[:0] = {folders!r}\n{FIRST_CALLBACK}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1", "numba.core.ccallback"]
+
+
 def test_a_lifted_loop_goes_by_the_function_around_it(watch: Armed) -> None:
     import numba
 

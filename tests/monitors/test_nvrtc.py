@@ -195,6 +195,7 @@ def test_the_same_program_is_compiled_at_every_call_and_is_the_same(bindings: An
         first, second = watch.news()
     assert first.kind == second.kind == "compile"
     assert (first.artifact_hash, first.key) == (second.artifact_hash, second.key)
+    assert (first.reason, "NVRTC keeps none" in second.reason) == ("", True)
 
 
 def test_arguments_by_name_are_understood(bindings: Any) -> None:

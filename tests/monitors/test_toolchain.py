@@ -69,6 +69,10 @@ needs_ninja = pytest.mark.skipif(not (shutil.which("ninja") and shutil.which("gc
         ("sh -c 'cd build && nvcc -cubin k.cu -o k.cubin'", "nvcc", "k"),
         ("cc1plus -quiet k.cpp -o k.s", "cc1plus", "k"),
         ("gcc -shared -o x.so -", "gcc", "x"),
+        ("g++ -S k.cpp", "g++", "k"),
+        ("g++ -shared -fPIC k.cpp", "g++", "a"),
+        ("nvcc main.o k.cu", "nvcc", "a"),
+        ("g++ -shared -x c++ source -o k.so", "g++", "k"),
     ],
 )
 def test_what_writes_a_file_is_a_compile(line: str, program: str, stem: str) -> None:
@@ -108,6 +112,9 @@ def test_what_writes_a_file_is_a_compile(line: str, program: str, stem: str) -> 
         "cuobjdump -o k.so k.cubin",
         "c++filt -o x.so _Z1fv",
         "gcc",
+        "gcc -v",
+        "clang -v -lm",
+        "gcc libm.so -Wl,-t",
         "",
     ],
 )

@@ -33,7 +33,10 @@ def test_two_tests_of_one_unwarmed_kernel_are_both_violated(guarded: GuardedRun)
     guarded.run()
     assert guarded.verdicts() == EXPECTED
     assert "first served by" not in guarded.violations("test_a")[0]["message"]
-    assert "first served by test_suite.py::test_a" in guarded.violations("test_b")[0]["message"]
+    assert (
+        "first served by test_suite.py::test_a, whose variants were forgotten when it ended"
+        in guarded.violations("test_b")[0]["message"]
+    )
     assert guarded.report["order_dependent"] is False
 
 
