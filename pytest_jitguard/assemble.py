@@ -8,7 +8,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +22,7 @@ from pytest_jitguard.core import baseline as baselines
 from pytest_jitguard.core.baseline import Baseline
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.core.settings import BY_NAME, SETTINGS, Settings
-from pytest_jitguard.monitors import BUILTIN, MonitorError, MonitorSet, load
+from pytest_jitguard.monitors import AUTO, BUILTIN, Monitor, MonitorError, MonitorSet, load
 from pytest_jitguard.offline import OfflineTarget
 from pytest_jitguard.processes import bootstrap, census, environment, roles
 from pytest_jitguard.processes.caches import CACHE_ROOTS
@@ -214,10 +214,23 @@ def _check_monitors(settings: Settings) -> None:
 
 
 def _check_denied(settings: Settings) -> None:
-    known = list(dict.fromkeys([*BUILTIN, *(load(name).name for name in settings.monitors if name != "auto")]))
+    option = BY_NAME["deny"].option
+    kinds = {kind.name: kind for name in settings.monitors if name != "auto" for kind in [load(name)]}
+    watched = {*kinds, *(AUTO if "auto" in settings.monitors else ())}
     for name in settings.deny:
-        if name not in known:
-            raise MonitorError(f"{BY_NAME['deny'].option}: unknown monitor {name!r}; expected {', '.join(known)}")
+        if name not in BUILTIN and name not in kinds:
+            raise MonitorError(f"{option}: unknown monitor {name!r}; expected {', '.join(_deniable(kinds))}")
+        if (kinds.get(name) or load(name)).refuse is Monitor.refuse:
+            able = ", ".join(_deniable(kinds))
+            raise MonitorError(f"{option}: {name} has no switch that makes it refuse to compile; expected {able}")
+        if name not in watched:
+            raise MonitorError(f"{option}: {name} is not among the monitors of {BY_NAME['monitors'].option}: add it")
+
+
+def _deniable(kinds: Mapping[str, type[Monitor]]) -> list[str]:
+    """Return the names of the monitors whose libraries can be told to refuse."""
+    every = {**{name: load(name) for name in BUILTIN}, **kinds}
+    return [name for name, kind in every.items() if kind.refuse is not Monitor.refuse]
 
 
 def _check_witness(settings: Settings, role: str) -> None:

@@ -65,8 +65,8 @@ class Tells(NamedTuple):
     """What a monitor can tell of its system, for people who choose and for the table in the documentation.
 
     `identity` says what names a compile, `key` which components of it are known, `reason` how far the cause is known;
-    empty for what cannot be told. `kinds` are the kinds of its events, `hit` whether a load from disk is told from a
-    compile, `children` whether it also watches where pytest does not run.
+    empty for what cannot be told. `kinds` are the kinds of its events, `cache_load` whether a load from disk is told
+    from a compile, `children` whether it also watches where pytest does not run.
     """
 
     identity: str
@@ -157,7 +157,10 @@ class Monitor:
         """Put forgotten variants back into the lookup."""
 
     def refuse(self, on: bool) -> None:
-        """Switch the library's own "do not compile now" on or off, if it has one (`--jitguard-deny`, mode `raise`)."""
+        """Switch the library's own "do not compile now" on or off, if it has one (`--jitguard-deny`).
+
+        Called with False only after True, and then also if blind; in the process of pytest, not in children.
+        """
 
     def advice(self, changes: Sequence[Change]) -> str:
         """Say what could be changed in the kernel instead of the warmup, with its price; empty if nothing."""
@@ -222,6 +225,8 @@ class MonitorSet:
         self._recorder, self._waived = recorder, waived
         self._pending: list[Monitor] = []
         self._armed = False
+        self._denied: frozenset[str] = frozenset()
+        self._refusing: set[str] = set()
 
     def __iter__(self) -> Any:
         return iter(self.monitors)
@@ -265,6 +270,8 @@ class MonitorSet:
                 monitor.install(module)
             except Exception as error:  # noqa: BLE001 - an exception here would make the user's import fail
                 monitor.blind(f"could not hook in: {type(error).__name__}: {error}")
+            if monitor.name in self._denied:
+                self._refuse(monitor, True)
             self.tell()
 
         return install
@@ -286,10 +293,23 @@ class MonitorSet:
         self.tell()
 
     def refuse(self, names: Iterable[str], on: bool) -> None:
-        """Switch the libraries' own "do not compile now" on or off, for monitors that have hooked in."""
+        """Switch the libraries' own "do not compile now" on or off; what is imported meanwhile is switched on, too."""
+        self._denied = frozenset(names) if on else frozenset()
         for monitor in self.monitors:
-            if monitor.name in names and monitor.state in ("armed", "unproven"):
-                _quietly(monitor, lambda monitor=monitor: monitor.refuse(on))  # type: ignore[misc]
+            if monitor.name in names:
+                self._refuse(monitor, on)
+
+    def _refuse(self, monitor: Monitor, on: bool) -> None:
+        """Switch one on where there is something to switch, and off whatever was switched on, also if blind by now."""
+        hooked = monitor.state in ("armed", "unproven") or (monitor.looks_always and monitor.state == "waiting")
+        if on == (monitor.name in self._refusing) or (on and not hooked):
+            return
+
+        def refuse() -> None:
+            monitor.refuse(on)
+
+        self._refusing ^= {monitor.name}
+        _quietly(monitor, refuse)
 
     def tell(self) -> None:
         """Tell `on_change` of every library that is watched and whose monitor has changed since."""

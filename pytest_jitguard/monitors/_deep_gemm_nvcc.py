@@ -24,7 +24,7 @@ _SELF = "/jitguard-deepgemm-"
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _REFUSED = (
     "jitguard refused to let DeepGEMM compile: warmup is over and the run was told to deny its compiles "
-    "(--jitguard-deny, or the mode raise)\n"
+    "(--jitguard-deny)\n"
 )
 
 

@@ -76,7 +76,7 @@ def describe(value: Any) -> tuple[str, str]:
         return type(value).__name__, _short(value)
     if type(value).__name__ in ("SymInt", "SymFloat", "SymBool"):
         return type(value).__name__, _short(value)
-    training = getattr(value, "training", None)
+    training = inspect.getattr_static(value, "training", None)  # a property of the user's may raise, or do something
     mode = {True: "training", False: "evaluation"}.get(training, "") if isinstance(training, bool) else ""
     return type(value).__qualname__, mode
 

@@ -36,15 +36,20 @@ def stack_of(frame: FrameType, hidden: tuple[str, ...]) -> tuple[str, ...]:
 
 def hidden_folders(library: ModuleType) -> tuple[str, ...]:
     """Return the prefixes of files that are nobody's launch site: the library, torch, the standard library, us."""
-    hidden = [
-        str(Path(getattr(library, "__file__", None) or "").parent),
-        str(Path(pytest_jitguard.__file__).parent),
-        *_torch(),
-    ]
+    hidden = [str(Path(pytest_jitguard.__file__).parent), *_torch()]
     stdlib = Path(sysconfig.get_paths()["stdlib"])
     # One prefix per entry, because site-packages usually lies inside the standard library's folder.
     inside = [str(p) for p in stdlib.iterdir() if p.name not in ("site-packages", "dist-packages")]
-    return (*(f"{folder}/" for folder in hidden), *inside, "<")
+    return (*_files_of(library), *(f"{folder}/" for folder in hidden), *inside, "<")
+
+
+def _files_of(library: ModuleType) -> list[str]:
+    """Return the prefixes of a library's files: the folders of a package, the only file of a module without one."""
+    folders = getattr(library, "__path__", None)
+    if folders is not None:
+        return [f"{folder}/" for folder in folders]
+    file = getattr(library, "__file__", None)
+    return [file] if file else []
 
 
 def _torch() -> list[str]:

@@ -70,7 +70,9 @@ class WrappingMonitor(Monitor):
 
     def install(self, module: ModuleType) -> None:
         """Take hold of the library; all of it, or nothing."""
-        self._hidden = hidden_folders(sys.modules.get(module.__name__.partition(".")[0], module))
+        library = sys.modules.get(module.__name__.partition(".")[0], module)
+        mine = (getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in type(self).__mro__)
+        self._hidden = (*hidden_folders(library), *filter(None, mine))
         try:
             self.hook_in(module)
         except BaseException:
@@ -132,8 +134,9 @@ class WrappingMonitor(Monitor):
     ) -> Iterator[Compiling]:
         """Record what runs in the block as one event, with whatever else begins on this thread as its parts.
 
-        The beginning is written before the block. `frame` is where the launch site is looked for: by default whoever
-        called the function that holds the block. An exception ends the event as failed, and goes on.
+        The beginning is written before the block. `frame` is where the launch site is looked for, outwards and past the
+        files of monitors: by default the function that holds the block. An exception ends the event as failed, and goes
+        on.
         """
         told = Compiling()
         caller = frame or sys._getframe(2)

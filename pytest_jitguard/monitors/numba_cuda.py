@@ -43,6 +43,7 @@ class NumbaCudaMonitor(WrappingMonitor):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__(recorder)
         self._here = _Thread()
+        self._is_numbas = False
 
     def hook_in(self, module: ModuleType) -> None:
         """Wrap what a launch asks for a version, what a caller of device code asks, and explicit compiles."""
@@ -60,10 +61,19 @@ class NumbaCudaMonitor(WrappingMonitor):
 
     def version_of(self, module: ModuleType) -> str:
         """Return the version of numba-cuda, or of numba if that is where the module comes from."""
+        self._is_numbas = "numba_cuda" not in (module.__file__ or "")
         try:
-            return metadata.version("numba-cuda" if "numba_cuda" in (module.__file__ or "") else "numba")
+            return metadata.version("numba" if self._is_numbas else "numba-cuda")
         except metadata.PackageNotFoundError:
             return ""
+
+    def untested(self) -> str:
+        """Say that the version is none of those that were tested; that of numba is not compared with numba-cuda's."""
+        if self._is_numbas:
+            return (
+                f"numba's own numba.cuda, here of numba {self.version}, is untested; numba-cuda {self.tested} is tested"
+            )
+        return super().untested()
 
     def _compile(self, compile: Callable[..., Any], dispatcher: Any, signature: Any, *args: Any, **kwargs: Any) -> Any:
         types = self.guarded("a kernel", self._types, signature)

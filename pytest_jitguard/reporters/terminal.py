@@ -50,9 +50,16 @@ def header(settings: Settings) -> list[Line]:
 def after_warmup(monitors: Sequence[Mapping[str, Any]], warmup: Mapping[str, Any]) -> list[Line]:
     """Say in one line which monitors watch and what was warmed; both in the form of the document's sections."""
     awake = [_monitor(monitor) for monitor in monitors if monitor["state"] != "waiting" and not _is_quiet(monitor)]
-    watching = ", ".join(awake) or f"{count(len(monitors), 'monitor')} waiting for their libraries"
+    watching = ", ".join(awake) or _asleep(monitors)
     failed = warmup["status"] in ("failed", "timeout")
     return [(f"jitguard: {watching}; {_warmed(warmup)}", _RED if failed else _PLAIN)]
+
+
+def _asleep(monitors: Sequence[Mapping[str, Any]]) -> str:
+    waiting = [monitor["name"] for monitor in monitors if monitor["state"] == "waiting"]
+    if len(waiting) == 1:
+        return f"monitor {waiting[0]} waiting for its library"
+    return f"{len(waiting)} monitors waiting for their libraries" if waiting else "no compile seen yet"
 
 
 def _is_quiet(monitor: Mapping[str, Any]) -> bool:

@@ -250,6 +250,17 @@ static void note_overhead(const uint8_t *bytes, size_t left) {
     push(record);
 }
 
+/* A forced flush hands over buffers in which another thread's compile is still under way, and CUPTI writes its end into
+ * it later (seen with 13.0: a corrupted heap). So a buffer is freed only when this many have come after it. */
+#define QUARANTINE 128
+static _Atomic(uint8_t *) quarantine[QUARANTINE];
+static _Atomic(uint64_t) handed_over;
+
+static void free_later(uint8_t *buffer) {
+    uint64_t place = atomic_fetch_add(&handed_over, 1) % QUARANTINE;
+    free(atomic_exchange(&quarantine[place], buffer));
+}
+
 void jitguard_on_buffer_full(void *context, uint32_t stream, uint8_t *buffer, size_t size, size_t valid) {
     (void)context, (void)stream, (void)size;
     void *record = NULL;
@@ -263,11 +274,11 @@ void jitguard_on_buffer_full(void *context, uint32_t stream, uint8_t *buffer, si
         else if (kind == OVERHEAD)
             note_overhead(record, left);
     }
-    free(buffer);
+    free_later(buffer);
 }
 
 void jitguard_on_buffer_wanted(uint8_t **buffer, size_t *size, size_t *records) {
-    *size = 64 * 1024;
+    *size = 16 * 1024;
     *records = 0;
     *buffer = aligned_alloc(8, *size);
     if (*buffer == NULL)

@@ -37,6 +37,8 @@ def test_the_example_fails_the_test_that_compiles(example: GuardedRun) -> None:
     assert (violation["system"], violation["kernel"], violation["kind"]) == ("tinyjit", "kernel", "compile")
     assert "size" in violation["cause"]
     assert "32" in violation["cause"]
+    # The library is a file beside the tests, and only that file is nobody's launch site.
+    result.stdout.re_match_lines([r"  launched test_serving_tinyjit\.py:\d+:test_request"])
 
 
 def test_the_conftest_s_hook_finds_it(example: GuardedRun) -> None:

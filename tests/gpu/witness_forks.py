@@ -112,7 +112,10 @@ class Steps:
 
 
 def _threads() -> str:
-    names = [task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    names = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread may end meanwhile
+            names.append(task.joinpath("comm").read_text().strip())
     return f"{len(names)} ({', '.join(names)})"
 
 

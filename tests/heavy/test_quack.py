@@ -16,7 +16,6 @@ from scenes import Scene, Stage
 pytestmark = pytest.mark.heavy
 pytest.importorskip("nvidia_cutlass_dsl")
 
-
 _BEGIN = """
 import torch
 from cutlass import Float16, Float32

@@ -374,3 +374,17 @@ def made(name: str, number: int) -> Callable[[Any], Any]:
     exec(compile(source, f"{name}_{number}.py", "exec"), space)
     function: Callable[[Any], Any] = space[f"{name}_{number}"]
     return function
+
+
+def test_an_argument_is_described_without_running_its_code() -> None:
+    from pytest_jitguard.monitors._dynamo_keys import describe
+
+    torch = pytest.importorskip("torch")
+
+    class Lazy:
+        @property
+        def training(self) -> bool:
+            raise RuntimeError("not loaded yet")
+
+    assert describe(Lazy())[1] == ""
+    assert describe(torch.nn.ReLU().eval())[1] == "evaluation"

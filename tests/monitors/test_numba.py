@@ -381,3 +381,19 @@ def test_what_is_resident_is_listed(watch: Armed) -> None:
     names = [name for token, name in watch.monitor.resident().items() if token not in before]
     assert names == ["made_for_a_test.kernel_95"] * 2
     watch.monitors.settle()
+
+
+def test_numba_s_own_cuda_is_not_compared_with_the_versions_of_numba_cuda() -> None:
+    from types import ModuleType
+
+    from pytest_jitguard.core.recorder import Recorder
+    from pytest_jitguard.monitors.numba_cuda import NumbaCudaMonitor
+
+    monitor = NumbaCudaMonitor(Recorder("image", lambda record: None))
+    module = ModuleType("numba.cuda.dispatcher")
+    module.__file__ = "/site-packages/numba/cuda/dispatcher.py"
+    monitor.version = monitor.version_of(module)
+    assert monitor.untested().startswith("numba's own numba.cuda, here of numba ")
+    module.__file__ = "/site-packages/numba_cuda/numba/cuda/dispatcher.py"
+    monitor.version = monitor.version_of(module) or "0.30.1"
+    assert monitor.untested() == ""

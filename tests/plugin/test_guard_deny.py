@@ -41,4 +41,20 @@ def test_a_system_that_nobody_watches_cannot_be_denied(guarded: GuardedRun) -> N
     guarded.suite("def test_it(): pass")
     result = guarded.run("--jitguard-deny=deepgem")
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["*--jitguard-deny: unknown monitor 'deepgem'; expected triton, *fakejit"])
+    result.stderr.fnmatch_lines(["*--jitguard-deny: unknown monitor 'deepgem'; expected dynamo, deep_gemm, *, fakejit"])
+
+
+def test_a_system_without_a_switch_cannot_be_denied(guarded: GuardedRun) -> None:
+    guarded.suite("def test_it(): pass")
+    result = guarded.run("--jitguard-deny=numba")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(
+        ["*--jitguard-deny: numba has no switch that makes it refuse to compile; expected dynamo, deep_gemm, *fakejit"]
+    )
+
+
+def test_a_system_whose_monitor_is_left_out_cannot_be_denied(guarded: GuardedRun) -> None:
+    guarded.suite("def test_it(): pass")
+    result = guarded.run("--jitguard-deny=dynamo")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*--jitguard-deny: dynamo is not among the monitors of --jitguard-monitors: add it"])

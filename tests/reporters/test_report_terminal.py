@@ -64,6 +64,22 @@ def test_one_line_after_no_warmup() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        (("waiting",), "monitor a waiting for its library"),
+        (("waiting", "waiting", "armed"), "2 monitors waiting for their libraries"),
+        (("armed",), "no compile seen yet"),
+    ],
+)
+def test_who_waits_where_nothing_was_seen(states: tuple[str, ...], expected: str) -> None:
+    monitors = [
+        {"name": name, "version": "", "state": state, "detail": "", "has_seen": False}
+        for name, state in zip("abc", states, strict=False)
+    ]
+    assert texts(terminal.after_warmup(monitors, {"status": "none"})) == [f"jitguard: {expected}; no warmup configured"]
+
+
 def test_a_violation_is_one_line() -> None:
     assert texts(terminal.violation_line("a.py::test", "gemm compiled:\n why")) == [
         "jitguard: a.py::test: gemm compiled: why"
