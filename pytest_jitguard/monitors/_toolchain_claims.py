@@ -24,6 +24,7 @@ the launcher of a kernel, with gcc, when it has told its listener that the kerne
 _PROBES = (
     ("torch/_inductor/cpu_vec_isa.py", "check_build"),
     ("cuda/tile/_compile.py", "_get_max_supported_bytecode_version"),
+    ("triton/backends/nvidia/driver.py", "__init__"),  # Triton's own helper, once per machine (3.6, on an H100)
     ("pytest_jitguard/monitors/__init__.py", "prove"),
     ("pytest_jitguard/witness/build.py", "_compile"),
 )

@@ -163,6 +163,7 @@ lock.unlink(); thread.join(); say("waited")
 
 
 @pytest.mark.tells("aiter", "blind", "uninstall", "children")
+@pytest.mark.soak
 class TestContract(MonitorContract):
     monitor = MONITOR
     threads = 2

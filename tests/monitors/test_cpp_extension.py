@@ -158,6 +158,7 @@ told["sum"] = float(module.twice(torch.ones(2)).sum()); say("all")
 
 
 @pytest.mark.tells("cpp_extension", "blind", "children")
+@pytest.mark.soak
 class TestContract(MonitorContract):
     monitor = MONITOR
     requires = ("torch",)

@@ -138,6 +138,7 @@ load("cold"); say("allowed")
 
 
 @pytest.mark.tells("sglang_jit", "blind", "uninstall", "children")
+@pytest.mark.soak
 class TestContract(MonitorContract):
     monitor = MONITOR
     threads = 2

@@ -256,14 +256,6 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{MONITORS}/test_triton_compiles.py::test_ten_thousand_hits_pass_through_no_line_of_ours",
     ),
     *of_processes.MUTATIONS,
-    *of_builds.MUTATIONS,
-    *of_contract.MUTATIONS,
-    *of_deep_gemm.MUTATIONS,
-    *of_dsls.MUTATIONS,
-    *of_tier3.MUTATIONS,
-    *of_torch.MUTATIONS,
-    *of_nets.MUTATIONS,
-    *of_witness.MUTATIONS,
 )
 
 
@@ -285,7 +277,25 @@ def run(folder: Path, test: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: re.sub(r"\W+", "-", mutation.name))
+OF_MONITORS: tuple[Mutation, ...] = (
+    *of_builds.MUTATIONS,
+    *of_contract.MUTATIONS,
+    *of_deep_gemm.MUTATIONS,
+    *of_dsls.MUTATIONS,
+    *of_nets.MUTATIONS,
+    *of_tier3.MUTATIONS,
+    *of_torch.MUTATIONS,
+    *of_witness.MUTATIONS,
+)
+"""Of the monitors below Triton's: too many for each run of CI, `./check -m mutation` has them all."""
+
+ALL = (
+    *MUTATIONS,
+    *(pytest.param(mutation, marks=pytest.mark.soak) for mutation in OF_MONITORS),
+)
+
+
+@pytest.mark.parametrize("mutation", ALL, ids=lambda mutation: re.sub(r"\W+", "-", mutation.name))
 def test_a_named_test_notices(mutation: Mutation, tmp_path: Path) -> None:
     folder = copy_of_the_source(tmp_path)
     target = folder / mutation.file

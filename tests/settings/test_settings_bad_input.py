@@ -499,7 +499,10 @@ BLOCK = """
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        (("--jitguard-monitors=triton",), "--jitguard-monitors: triton was asked for by name, but is not installed"),
+        (
+            ("--jitguard-monitors=triton",),
+            "--jitguard-monitors: triton was asked for by name, but triton is not installed",
+        ),
         (("--jitguard-offline=h100",), "--jitguard-offline: h100 needs Triton, which is not installed"),
     ],
     ids=["monitor", "offline"],
