@@ -1,6 +1,6 @@
 """The checks of a contract. Each takes the description of a monitor and runs in a process of its own."""
 
-from __future__ import annotations
+from __future__ import gc
 
 import functools
 import sys
@@ -145,9 +145,14 @@ def costs_nothing(subject: MonitorContract) -> None:
         subject.compile_new()
     expect(compiling or not bench.hooks, "not one frame of the monitor was counted while it saw a compile")
     subject.repeat()
-    with counting_frames(subject) as called:
-        for _ in range(subject.hits):
-            subject.repeat()
+    gc.collect()
+    gc.disable()  # what it collects may be watched, and is no hit
+    try:
+        with counting_frames(subject) as called:
+            for _ in range(subject.hits):
+                subject.repeat()
+    finally:
+        gc.enable()
     expect(not called, f"{len(called)} calls of ours over {subject.hits} hits, the first {called[:1]}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -10,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-with contextlib.suppress(ImportError):
-    import setuptools  # noqa: F401 - before anybody imports the distutils that it replaces, or it complains
 
 ROOT = Path(__file__).parent.parent
 FAKEJIT = Path(__file__).parent / "fakejit"
