@@ -1,8 +1,9 @@
 """The checks of a contract. Each takes the description of a monitor and runs in a process of its own."""
 
-from __future__ import gc
+from __future__ import annotations
 
 import functools
+import gc
 import sys
 import threading
 from collections.abc import Callable, Mapping
