@@ -108,7 +108,7 @@ def run(lane: Lane) -> tuple[bool, str]:
         python = set_up(lane)
     except (subprocess.CalledProcessError, OSError) as error:
         return False, f"no environment: {error}"
-    tests = [test for test in lane.tests if list((ROOT / test).glob("**/test_*.py"))]
+    tests = [test for test in lane.tests if (ROOT / test).is_file() or list((ROOT / test).glob("**/test_*.py"))]
     cache = VENVS / f"matrix-{lane.name}" / "triton-cache"
     command = [str(python), "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *tests]
     # A cache of its own: a cache hit of another version's run would be a miss of what is tested here.
