@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -19,8 +20,12 @@ ROOT = Path(__file__).parents[2]
 START_UP = ("_jitguard_start.py", "pytest_jitguard.pth", "pytest_jitguard.start")
 LEFT_OUT = shutil.ignore_patterns(".git", ".venvs", ".*_cache", "__pycache__", "dist", "build", ".benchmarks")
 
+# Not asked of `importlib.util`: setuptools takes that for pip's start and leaves distutils alone from then on, so that
+# importing setuptools fails later in this process (Python before 3.12).
+HAS_PIP = any(importlib.metadata.distributions(name="pip"))
+
 pytestmark = pytest.mark.skipif(
-    not (importlib.util.find_spec("hatchling") and importlib.util.find_spec("pip")), reason="needs hatchling and pip"
+    not (importlib.util.find_spec("hatchling") and HAS_PIP), reason="needs hatchling and pip"
 )
 
 

@@ -32,6 +32,11 @@ class Got:
     arrived: float
 
     @property
+    def number(self) -> int:
+        """The request's place in its run; two that are sent at the same moment may arrive in either order."""
+        return int(self.headers["x-request-id"].rpartition("-")[2])
+
+    @property
     def json(self) -> dict[str, Any]:
         document = json.loads(self.body)
         assert isinstance(document, dict)

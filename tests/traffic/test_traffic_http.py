@@ -52,12 +52,13 @@ def test_concurrency_is_reached_and_never_exceeded(url: str, app: CompletionsApp
 def test_no_request_is_sent_before_its_time_and_later_ones_wait_behind_it(url: str, app: CompletionsApp) -> None:
     requests = [Request(4), Request(5, at=0.3), Request(6), Request(7, at=0.6)]
     record = drive(url, requests, model="m", concurrency=4)
-    assert [len(got.json["prompt"]) for got in app.got] == [4, 5, 6, 7]
+    arrived = sorted(app.got, key=lambda got: got.number)
+    assert [len(got.json["prompt"]) for got in arrived] == [4, 5, 6, 7]
     offsets = [sent.started - record.began for sent in record.sent]
     assert offsets == sorted(offsets)
     assert offsets[1] >= 0.3
     assert offsets[3] >= 0.6
-    assert all(got.arrived >= record.began + at for got, at in zip(app.got, (0, 0.3, 0.3, 0.6), strict=True))
+    assert all(got.arrived >= record.began + at for got, at in zip(arrived, (0, 0.3, 0.3, 0.6), strict=True))
 
 
 def test_same_seed_same_bodies_and_another_seed_others(url: str, app: CompletionsApp) -> None:
