@@ -68,8 +68,9 @@ def _renew() -> None:
 
 os.register_at_fork(before=_step_aside, after_in_parent=_step_back, after_in_child=_renew)
 
-FORKED = "forked from a process with a witness: CUPTI's own thread is not here, and waiting for it would hang"
-"""Why a forked child is off. CUPTI starts a thread when it subscribes, and a fork copies no threads."""
+FORKED = "forked: modules are seen, the driver's own compiler is not told of"
+"""What a forked child can do. CUPTI starts a thread for its records in the process that subscribes first, a fork copies
+no threads, and a child that asks for records waits for that thread for ever. Callbacks need no thread."""
 
 
 def _is_forked() -> bool:
@@ -93,12 +94,11 @@ def refusal() -> str:
     return ""
 
 
-def _subscribed(activities: int = JIT) -> Library:
-    """Subscribe in this process; Refused says why that cannot be done."""
+def _subscribed() -> Library:
+    """Subscribe in this process, without records where it is a forked one; Refused says why that cannot be done."""
     global _subscriber
     _check_platform()
-    if _is_forked():
-        raise Refused(f"{_LEAD} this process was {FORKED}")
+    activities = 0 if _is_forked() else JIT
     libcupti = _library.find_libcupti()
     if not libcupti:
         raise Refused(f"{_LEAD} libcupti is not installed (it comes with torch for CUDA and with the CUDA toolkit)")
@@ -106,9 +106,9 @@ def _subscribed(activities: int = JIT) -> Library:
         library = Library(build.library())
     except (build.BuildError, OSError) as error:
         raise Refused(f"{_LEAD} {error}") from error
-    _subscriber = os.getpid()
+    _subscriber = _subscriber or os.getpid()
     answer = library.start(libcupti, activities)
-    if answer == 0 and not library.activities & activities and activities & JIT:
+    if answer == 0 and activities and not library.activities & activities:
         library.stop()
         answer = library.start(libcupti, OVERHEAD)
     if answer:
@@ -159,7 +159,7 @@ class CuptiWitness(Monitor):
         self._backlog = Backlog()
         self._names: dict[int, str] = {}
         self._pending: list[Sighting] = []
-        self._wanted = self._is_used = self._is_aside = False
+        self._wanted = self._is_aside = False
         self._lock = threading.Lock()
         _living.add(self)
 
@@ -187,9 +187,6 @@ class CuptiWitness(Monitor):
         if not _library.has_driver():
             self.state, self.detail = "off", "there is no NVIDIA driver: nothing can be loaded"
             return
-        if _is_forked():
-            self.state, self.detail = "off", FORKED
-            return
         try:
             self.library = _subscribed()
         except Refused as refused:
@@ -215,15 +212,16 @@ class CuptiWitness(Monitor):
         Otherwise the child's driver would call into a CUPTI whose thread is not there.
         """
         with self._lock:
-            self._is_used = self.library is not None and _library.driver_is_initialised()
-            if self.library is not None and not self._is_used:
+            if self.library is not None and not _library.driver_is_initialised():
                 self._is_aside = True
                 self.library.stop()
 
     def has_forked(self) -> None:
         """Subscribe again, in the process that forked."""
-        if not self._is_aside or self.library is None:
-            return
+        if self._is_aside:
+            self._return()
+
+    def _return(self) -> None:
         try:
             self.library = _subscribed()
         except Refused as refused:
@@ -232,17 +230,21 @@ class CuptiWitness(Monitor):
         self._is_aside = False
 
     def renew(self) -> None:
-        """Be off in the forked child that calls this, where its parent had a witness; nothing there calls CUPTI."""
+        """Start anew in the forked child that calls this; be off where its parent uses CUDA, so that it cannot."""
         self._lock = threading.Lock()
         self._pending, self._ledger, self.unattributed = [], Ledger(), []
-        self._backlog, self._names, self._is_aside = Backlog(), {}, False
+        self._backlog, self._names = Backlog(), {}
         self.accounted = self.lazily_loaded = 0
-        library, self.library = self.library, None
-        if library is None:
+        if self.library is None:
             return
-        library.forked()
-        self.state = "off"
-        self.detail = "forked from a process that uses CUDA, this one cannot" if self._is_used else FORKED
+        self.library.forked()
+        if self._is_aside:
+            self.state, self.detail = "unproven", ""
+            self._return()
+            self.prove()
+        else:
+            self.library = None
+            self.state, self.detail = "off", "forked from a process that uses CUDA, this one cannot"
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -253,7 +255,7 @@ class CuptiWitness(Monitor):
         if not self.library.is_alive():
             self.blind("CUPTI calls no more: somebody finalised it or took the subscription away")
         elif self.state == "unproven":
-            self.state, self.detail = "armed", ""
+            self.state, self.detail = "armed", FORKED if _is_forked() else ""
 
     def flush(self) -> None:
         """Take over what CUPTI has told since."""

@@ -91,11 +91,11 @@ def test_what_no_monitor_sees_is_unattributed(scene: Any) -> None:
     assert all(told["marks"][0] <= at <= told["marks"][-1] for at in told["at"])
 
 
-def test_a_forked_child_is_off_and_does_not_hang(scene: Any) -> None:
+def test_a_forked_child_sees_modules_and_does_not_hang(scene: Any) -> None:
     told = scene("forked")
     assert told["state"] == "armed", told["detail"]
-    assert (told["child"]["state"], told["child"].get("answers")) == ("off", [0, 0]), told["child"]
-    assert told["child"]["unattributed"] == []
+    assert (told["child"]["state"], told["child"].get("answers")) == ("armed", [0, 0]), told["child"]
+    assert [event["kernel"] for event in told["child"]["unattributed"]] == ["from_text_0", "from_text_1"]
     assert [event["kernel"] for event in told["unattributed"]] == ["from_text_0", "from_text_1"]
 
 

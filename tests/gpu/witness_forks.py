@@ -45,7 +45,7 @@ VARIANTS = {
     "fork_finalized_then_callbacks": Variant(finalizes=True, child=0),
     "fork_finalized_then_all": Variant(finalizes=True, child=JIT),
 }
-DEFAULT = "fork_unsubscribed"
+DEFAULT = "fork_unsubscribed_then_callbacks"
 """The variant that the witness is built on."""
 
 

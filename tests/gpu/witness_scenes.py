@@ -345,7 +345,7 @@ def hidden() -> dict[str, Any]:
 
 
 def forked() -> dict[str, Any]:
-    """A child forked before CUDA was used, from a process with a witness: it is off, and nothing hangs."""
+    """A child forked before CUDA was used, from a process with a witness: it sees modules, and nothing hangs."""
     witness_forks.limit_scene()
     _driver()
     scene = Scene()

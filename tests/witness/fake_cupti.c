@@ -26,12 +26,12 @@ struct jit {
     uint64_t jit_correlation, cache_size; const char *path; uint32_t process, thread;
 };
 
-/* The real one has a thread of its own, which a forked child does not: whoever waits for it there waits for ever. */
+/* The real one has a thread of its own for its records, which a forked child does not: whoever asks for records there
+ * waits for ever. */
 static pid_t home;
-static void at_home(void) {
-    if (!home) home = getpid();
+static void needs_thread(void) {
     if (home == getpid()) return;
-    fputs("CUPTI was called in a forked child\n", stderr);
+    fputs("CUPTI was asked for records in a forked child\n", stderr);
     abort();
 }
 
@@ -39,14 +39,13 @@ int cuInit(unsigned flags) { (void)flags; initialised = 1; return 0; }
 int cuDeviceGetCount(int *count) { *count = 1; return initialised ? 0 : 3; }
 
 int cuptiSubscribe(void **handle, callback function, void *data) {
-    at_home();
+    if (!home) home = getpid();
     if (getenv("FAKE_CUPTI_FAILS")) return atoi(getenv("FAKE_CUPTI_FAILS"));
     if (subscriber) return 39;
     subscriber = function; subscribers_data = data; *handle = (void *)&subscriber;
     return 0;
 }
 int cuptiUnsubscribe(void *handle) {
-    at_home();
     if (handle != (void *)&subscriber || !subscriber) return 1;
     subscriber = NULL; memset(enabled, 0, sizeof enabled);
     return 0;
@@ -58,7 +57,6 @@ int cuptiEnableCallback(uint32_t on, void *handle, uint32_t domain, uint32_t id)
 }
 int cuptiGetCallbackState(uint32_t *on, void *handle, uint32_t domain, uint32_t id) {
     if (handle != (void *)&subscriber || !subscriber) return 1;
-    at_home();
     *on = (uint32_t)enabled[domain][id];
     return 0;
 }
@@ -79,6 +77,7 @@ int cuptiActivityRegisterCallbacks(void (*w)(uint8_t **, size_t *, size_t *),
     return 0;
 }
 int cuptiActivityEnable(uint32_t kind) {
+    needs_thread();
     if (kind == 52 && getenv("FAKE_CUPTI_WITHOUT_JIT")) return 21;
     activities[kind] = 1;
     return 0;
@@ -92,7 +91,7 @@ int cuptiActivityGetNextRecord(uint8_t *bytes, size_t valid, void **record) {
 }
 int cuptiActivityFlushAll(uint32_t flag) {
     (void)flag;
-    at_home();
+    needs_thread();
     if (buffer) full(NULL, 0, buffer, room, used);
     buffer = NULL; used = 0;
     return 0;
