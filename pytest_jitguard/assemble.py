@@ -234,11 +234,12 @@ def _deniable(kinds: Mapping[str, type[Monitor]]) -> list[str]:
 
 
 def _check_witness(settings: Settings, role: str) -> None:
-    if settings.witness == "cupti" and role != "xdist controller":
+    if "cupti" in settings.watched() and role != "xdist controller":
         from pytest_jitguard.witness.cupti import refusal  # looks for libraries and a compiler
 
         if why := refusal():
-            raise ValueError(f"{BY_NAME['witness'].option}: {why}")
+            asked = "monitors" if settings.witness == "off" else "witness"
+            raise ValueError(f"{BY_NAME[asked].option}: {why}")
 
 
 def _load_baseline(settings: Settings) -> Baseline:

@@ -48,7 +48,10 @@ class Background:
 def explain(event: CompileEvent, background: Background) -> Explanation:
     """Explain one event; an event whose key is not known (yet) is explained as far as it goes."""
     same_kernel = [
-        w for w in background.warmed if (w.system, w.full_name, w.scope) == (event.system, event.full_name, event.scope)
+        w
+        for w in background.warmed
+        if (w.system, w.full_name, w.scope) == (event.system, event.full_name, event.scope)
+        and w.started <= event.started
     ]
     comparable = [w for w in same_kernel if w.key and w.status == "ok" and _comparable(w, event)]
     closest = nearest(event.key, [w.key for w in comparable if w.key]) if event.key else None

@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_jitguard.core.baseline import Debt, debt_from_violation
 from pytest_jitguard.core.census import Census
-from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.core.events import CompileEvent, topmost
 from pytest_jitguard.core.findings import Facts, Finding, failing, findings
 from pytest_jitguard.core.kinds import count
 from pytest_jitguard.reporters import fleet
@@ -296,7 +296,9 @@ def _warmup_events(process: Process, owner: str) -> list[CompileEvent]:
     return [event for event, at in placed if at.phase == "warmup" and at.owner == owner and not at.attempt]
 
 
-def _counts(events: Sequence[CompileEvent]) -> dict[str, int]:
+def _counts(every: Sequence[CompileEvent]) -> dict[str, int]:
+    """Count events, a run of a tuner and what it compiled as one."""
+    events = topmost(every)
     done = Counter(event.kind for event in events if event.status == "ok")
     return {
         "events": len(events),

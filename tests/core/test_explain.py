@@ -37,6 +37,12 @@ def test_never_warmed() -> None:
     assert cause(event(kind="autotune"), event()) == "this kernel was never tuned by the warmup"
 
 
+def test_what_was_warmed_later_explains_nothing() -> None:
+    later = event(block="64")
+    later.started = 2.0
+    assert cause(event(block="128"), later) == "this kernel was never warmed"
+
+
 def test_still_running() -> None:
     assert cause(event(status="running"), event()) == "its key is known when that is over"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_jitguard.witness import _library
+from tests.conftest import GuardedRun
 from tests.witness.conftest import Child
 
 ASK = "print(cupti.refusal())"
@@ -109,3 +110,15 @@ def test_a_real_libcupti_without_a_driver_says_so_itself(child: Child, fake_cuda
     assert int(answer) > 0
     assert problem.startswith("cuptiSubscribe: CUPTI_ERROR_")
     assert problem.endswith(" False [] 0\n")
+
+
+@pytest.mark.parametrize("option", ["--jitguard-witness=cupti", "--jitguard-monitors=auto,cupti"])
+def test_a_guard_that_was_asked_for_a_witness_says_why_there_is_none(guarded: GuardedRun, option: str) -> None:
+    if _library.has_driver():
+        pytest.skip("there is a driver")
+    guarded.suite("def test_nothing(): pass")
+    result = guarded.run(option, fake=False)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    name = option.partition("=")[0]
+    told = f"ERROR: jitguard: {name}: the CUPTI witness cannot testify: there is no NVIDIA driver (libcuda.so.1)"
+    result.stderr.fnmatch_lines([told.replace("[", "[[]")])
