@@ -77,7 +77,7 @@ class ActiveJitGuard(JitGuard):
             return ()
         self._session.monitors.settle()
         self._session.hear()
-        return [event for event, _ in self._session.events_of(attempt)]
+        return [event for event, _ in self._session.judging.events_of(attempt)]
 
 
 def _check_reason(reason: Any) -> None:

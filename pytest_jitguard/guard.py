@@ -72,7 +72,7 @@ class Guard:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Check every marker at once; remember which files belong to the test suite."""
-        self.session.test_files = {str(item.path) for item in items} | _conftests(self.config)
+        self.session.judging.test_files = {str(item.path) for item in items} | _conftests(self.config)
         complaints = marks.complaints(items, [monitor.name for monitor in self.session.monitors])
         if complaints:
             self.refuse("\n".join(complaints))
@@ -164,7 +164,7 @@ class Guard:
             max_seconds=mark.max_seconds,
             monitors=None if mark.monitors is None else frozenset(mark.monitors),
             expect=mark.expect or (),
-            allowances=(*allowed, *self.session.allowances()),
+            allowances=(*allowed, *self.session.judging.allowances()),
         )
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -221,10 +221,10 @@ class Guard:
         """In the debugging mode, fail at the culprit: the exception comes out of the launch that compiled."""
         __tracebackhide__ = True
         attempt = self.session.attempt
-        policy = self.session.policy_of(attempt) if attempt else None
+        policy = self.session.judging.policy_of(attempt) if attempt else None
         if attempt is None or policy is None or policy.mode != "raise":
             return
-        for violation in self.session.judge_so_far(attempt).violations:
+        for violation in self.session.judging.judge_so_far(attempt).violations:
             if violation.event is event:
                 raise UnexpectedCompile(violation.message)
 
@@ -261,7 +261,7 @@ class Guard:
                 "outcome": report.outcome,
                 "xfail": hasattr(report, "wasxfail"),
                 "attempt": attempt.number if attempt else 0,
-                **({"guarded": self.session.policy_of(attempt) is not None} if attempt else {}),
+                **({"guarded": self.session.judging.policy_of(attempt) is not None} if attempt else {}),
             }
         )
 

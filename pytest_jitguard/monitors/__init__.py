@@ -360,6 +360,10 @@ class MonitorSet:
                 _quietly(monitor, monitor.uninstall)
             _quietly(monitor, monitor.restore)
 
+    def proven(self) -> list[str]:
+        """Return the systems that are watched, as some compile has shown: that hooks are in place proves nothing."""
+        return sorted(monitor.name for monitor in self if monitor.state == "armed" and monitor.has_seen)
+
     def named(self, name: str) -> Monitor | None:
         """Return the monitor of a system."""
         return next((monitor for monitor in self.monitors if monitor.name == name), None)

@@ -12,8 +12,8 @@ MUTATIONS = (
     Mutation(
         "a monitor of others stays in the guard",
         "pytest_jitguard/processes/bootstrap.py",
-        "**inherited.targets}",
-        "}",
+        "**{name: (target,) for name, target in inherited.targets.items() if target}",
+        "",
         f"{D}::test_a_published_monitor_watches_the_guard_and_its_children",
     ),
     Mutation(

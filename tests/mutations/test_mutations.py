@@ -67,16 +67,16 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "a rerun starts with a clean slate",
-        "pytest_jitguard/session.py",
+        "pytest_jitguard/judging.py",
         "        if first is not None and not verdict.violated:\n",
         "        if False:\n",
         f"{PLUGIN}/test_guard_outcomes.py::test_reruns_cannot_wash_a_violation_off",
     ),
     Mutation(
         "attribution by end time",
-        "pytest_jitguard/session.py",
-        "return self.phases.place(event.started, event.scope)",
-        "return self.phases.place(event.ended or event.started, event.scope)",
+        "pytest_jitguard/judging.py",
+        "return self._phases.place(event.started, event.scope)",
+        "return self._phases.place(event.ended or event.started, event.scope)",
         f"{PLUGIN}/test_guard_background.py::test_a_compile_is_blamed_on_the_test_in_which_it_began",
     ),
     Mutation(
@@ -109,7 +109,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "expected kernels are taken for reached",
-        "pytest_jitguard/session.py",
+        "pytest_jitguard/judging.py",
         "            if not self._reached(pattern, attempt):\n",
         "            if False:\n",
         f"{PLUGIN}/test_guard_markers.py::test_arguments_configure_the_judgement",

@@ -50,7 +50,7 @@ class Driver:
     def test(
         self, nodeid: str, serve: Body, setup: Body = nothing, teardown: Body = nothing, groups: tuple[str, ...] = ()
     ) -> Verdict:
-        return self.unguarded(nodeid, serve, self.session.default_policy(), setup, teardown, groups)
+        return self.unguarded(nodeid, serve, self.session.judging.default_policy(), setup, teardown, groups)
 
     def unguarded(
         self,
@@ -149,7 +149,7 @@ def test_what_nobody_guards_is_not_judged_unless_it_serves(drive: Driver) -> Non
 
 
 def test_allowances_budgets_and_known_debt(drive: Driver) -> None:
-    default = drive.session.default_policy()
+    default = drive.session.judging.default_policy()
     allowing = replace(default, allowances=(Allowance("fakejit:k", "slow start"),))
     allowed = drive.unguarded("a", drive.launch(n=2), allowing)
     assert (allowed.verdict, allowed.allowed[0]["reason"]) == ("allowed", "slow start")
@@ -157,13 +157,13 @@ def test_allowances_budgets_and_known_debt(drive: Driver) -> None:
     assert (budgeted.verdict, budgeted.allowed[0]["pattern"]) == ("allowed", None)
     (violation,) = drive.test("c", drive.launch(n=2)).violations
     assert violation.event
-    drive.session.baseline = Baseline(frozenset([debt_of(violation.event, violation.explanation)]))
+    drive.session.judging.baseline = Baseline(frozenset([debt_of(violation.event, violation.explanation)]))
     assert drive.test("d", drive.launch(n=2)).verdict == "known"
 
 
 def test_a_kernel_that_was_expected_and_not_reached(drive: Driver) -> None:
     drive.warm(n=1)
-    expecting = replace(drive.session.default_policy(), expect=("fakejit:k", "fakejit:other"))
+    expecting = replace(drive.session.judging.default_policy(), expect=("fakejit:k", "fakejit:other"))
     verdict = drive.unguarded("a", drive.launch(n=1), expecting)
     assert [violation.event for violation in verdict.violations] == [None]
     assert "'fakejit:other'" in verdict.headline
@@ -217,7 +217,7 @@ import pytest_jitguard.offline, pytest_jitguard.processes.journal, pytest_jitgua
 import pytest_jitguard.warmup.runner
 recorder = Recorder("im", lambda record: None)
 session = GuardSession(Settings(), recorder, MonitorSet(("auto",), recorder))
-attempt = session.begin_test("a", session.default_policy())
+attempt = session.begin_test("a", session.judging.default_policy())
 with session.test_phase("serving"):
     pass
 print(session.judge(attempt).verdict)
