@@ -33,7 +33,8 @@ class Judge:
     """Gives the verdicts of one process.
 
     `living` returns the ids of the processes that belong to this one and live. `test_files` are the files of the test
-    suite, `baseline` is the debt that is known. `order_dependent` says that a test left variants behind that could not be forgotten.
+    suite, `baseline` is the debt that is known. `order_dependent` says that a test left variants behind that could not
+    be forgotten.
     """
 
     def __init__(

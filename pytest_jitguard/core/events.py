@@ -45,7 +45,7 @@ class CompileEvent:
     """One thing that a request would wait for.
 
     `status` is `running`, `ok`, `failed`, or `interrupted` if its process died over it. `started` and `ended` are
-    seconds of the host's monotonic clock; `ended` is None while the event runs. `stack` is `file:line:function`,
+    seconds of the host's monotonic clock; `ended` is None while it runs, or unknown. `stack` is `file:line:function`,
     innermost first, without frames of the JIT library, torch, the standard library and this package. `seconds` of a
     failed compile is an upper bound: the time until it was seen to be over. `cure` is a warmup entry to paste, in the
     system's own language, empty where the monitor cannot write one. `reason` is why the system compiled, in its own
@@ -85,7 +85,7 @@ class CompileEvent:
 
     @property
     def seconds(self) -> float | None:
-        """How long it took, None while it runs or if it never came to an end."""
+        """How long it took, None while it runs, if it never came to an end, or where nobody knows."""
         return None if self.ended is None else max(0.0, self.ended - self.started)
 
     @property
@@ -107,6 +107,7 @@ class CompileEvent:
             "parent": self.parent,
             "stack": list(self.stack),
             "launch": None if self.launch is None else self.launch.to_wire(),
+            "reason": self.reason,
         }
 
     def end_record(self) -> dict[str, Any]:
@@ -143,6 +144,7 @@ class CompileEvent:
             parent=record["parent"],
             stack=tuple(map(str, record["stack"])),
             launch=None if launch is None else Launch.from_wire(launch),
+            reason=str(record.get("reason", "")),
         )
 
     def finish(self, record: Mapping[str, Any], offset: float = 0.0) -> None:

@@ -20,6 +20,9 @@ FAIL_ON = (*KINDS, "cache_load:warmup")
 EXPECT = "expect"
 """Kind of a violation without an event: an expected kernel that was not reached."""
 
+UNATTRIBUTED = "unattributed"
+"""System of an event that a net or the witness found, and that no monitor accounts for."""
+
 MODES = ("fail", "warn", "record", "raise")
 """What a violation does."""
 

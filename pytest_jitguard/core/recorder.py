@@ -102,11 +102,12 @@ class Recorder:
         stack: tuple[str, ...] = (),
         parent: str | None = None,
         thread: str = "",
+        reason: str = "",
     ) -> CompileEvent:
         """Record that an event begins now, or began at `started` (monotonic seconds).
 
         It is a part of `parent`, the id of an event, or else of what is under way on this thread (see `inside`).
-        `thread` names the thread that it happened on, by default this one.
+        `thread` names the thread that it happened on, by default this one. `reason` is what is known of it by now.
         """
         around = self.enclosing() if parent is None else None
         event = CompileEvent(
@@ -120,6 +121,7 @@ class Recorder:
             stack=stack,
             parent=around.id if around else parent,
             thread=thread or threading.current_thread().name,
+            reason=reason,
             pid=os.getpid(),
             host=self.host,
             role=self.role,
@@ -147,14 +149,18 @@ class Recorder:
         reason: str = "",
         kernel: str = "",
         module: str = "",
+        timed: bool = True,
     ) -> None:
-        """Record that an event is over; whatever was learned on the way replaces what the beginning guessed."""
+        """Record that an event is over; whatever was learned on the way replaces what the beginning guessed.
+
+        One that is not `timed` has no end: when it began is all that is known.
+        """
         if not self._is_ours(event):
             return
         with self._lock:
             event.kind = kind or event.kind
             event.status = status
-            event.ended = monotonic() if ended is None else ended
+            event.ended = (monotonic() if ended is None else ended) if timed else None
             event.key = key or event.key
             event.artifact_hash = artifact_hash or event.artifact_hash
             event.stages = dict(stages or event.stages)

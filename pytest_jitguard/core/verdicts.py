@@ -23,7 +23,7 @@ def worst(verdicts: Sequence[str]) -> str:
 def duration(seconds: float | None) -> str:
     """Say a duration as people do: `3.1 ms`, `0.83 s`, `12 s`."""
     if seconds is None:
-        return "unknown time"
+        return "an unknown time"
     if seconds < 0.1:
         return f"{seconds * 1e3:.1f} ms"
     return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
@@ -176,7 +176,7 @@ class Verdict:
         first = str(told[0]["message"])
         if len(told) == 1:
             return f"{budget}{first}"
-        seconds = [violation["seconds"] or 0.0 for violation in told if violation["event"]]
+        seconds = [violation["seconds"] for violation in told if violation["seconds"] is not None]
         cost = f", {duration(sum(seconds))} together" if seconds else ""
         return f"{budget}{deeds((v['kind'] for v in told), 'unexpected')}{cost}, first: {first}"
 

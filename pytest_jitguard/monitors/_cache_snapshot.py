@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase, translate
 from pathlib import Path
 from typing import NamedTuple
 
+from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.core.places import Place
+from pytest_jitguard.monitors._cache_files import Stamp, born_after
+from pytest_jitguard.monitors._cache_files import stamp as stamp_of
 from pytest_jitguard.monitors._toolchain_files import wall
 
 MOST_FOLDERS = 3_000
@@ -22,8 +26,14 @@ MOST_FOLDERS = 3_000
 _MOST_FILES = 200
 """How many files of one entry are dated."""
 
-_COARSE = 0.05
-"""Seconds within which a folder may change again without another time of change (kernel ticks, rounded file times)."""
+_TICK = 0.05
+"""Seconds within which a folder may change again and show the same time of change: kernel ticks are 1 to 10 ms."""
+
+_COARSE_TICK = 2.5
+"""The same where files carry whole seconds only: FAT knows every second one."""
+
+_LONG_AGO = 86_400.0
+"""Seconds since its change after which a folder is settled at once, whatever the clock of a file server says."""
 
 _MOVED = 1.0
 """Seconds before the last look: what was written before that was moved or unpacked here, and not compiled."""
@@ -53,7 +63,7 @@ _WHO_AND_WHERE = ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME")
 """Variables that say who the user is, and where at home: default places depend on them."""
 
 _Names = dict[str, tuple[int, int]]
-"""Names in a folder, with inode and (of databases) size."""
+"""Names in a folder, with inode and time of change in nanoseconds; of a database, with its size."""
 
 
 class Entry(NamedTuple):
@@ -68,96 +78,116 @@ class Entry(NamedTuple):
 
 @dataclass
 class _Listing:
-    """What a folder held when it was last read: names with inode and size, and whether more may have come unnoticed."""
+    """What a folder held when it was last read.
 
-    modified: int
+    `noticed` is when its stamp was seen for the first time, by our own clock: a file server's may be another. It is
+    `settled` once it was read so long after that the next change must have another stamp.
+    """
+
+    stamp: Stamp
+    noticed: float
     settled: bool
-    names: dict[str, tuple[int, int]]
+    names: _Names
     folders: list[str]
-    has_database: bool
-
-
-@dataclass
-class _Watch:
-    """One pattern below one root. `known` are the entries by folder; `pending` have no product in them yet."""
-
-    known: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
-    pending: set[Path] = field(default_factory=set)
+    databases: list[str]
 
 
 class Snapshot:
     """The cache folders as they were at the last look.
 
-    A folder whose time of change is the same is not read again, so a look costs one `stat` for each folder above the
-    entries, and nothing for the entries themselves.
+    While nothing changes a look is one `stat` for each folder above the entries, one `access` for each that is not
+    there, and nothing for the entries themselves. Whatever differs, all folders are walked through, and those read
+    again that have changed.
     """
 
     def __init__(self, places: tuple[Place, ...]) -> None:
         self._places = places
-        self._listings: dict[str, _Listing] = {}
-        self._watches: dict[tuple[Path, str], _Watch] = {}
+        self._variables = (*_WHO_AND_WHERE, *(place.variable for place in places))
         self._known_patterns: list[tuple[Place, Path, str]] = []
-        self._known_for: tuple[str | None, ...] = ()
+        self._known_for: tuple[object, ...] = ()
+        self._listings: dict[str, _Listing] = {}
+        # What each pattern knows of each folder that holds its entries.
+        self._seen: dict[tuple[Path, str], dict[str, _Names]] = {}
+        self._pending: dict[Path, Place] = {}  # entries without a product so far
+        # How everything was that the last walk met.
+        self._stamps: dict[str, Stamp] = {}
+        self._absent: dict[str, None] = {}
+        self._unsettled = False
         self._looked = wall()
         self.overfull: set[str] = set()
 
     def look(self) -> list[Entry]:
         """Return what is new since the last look; in a place that was not watched before, what was written since."""
-        now = wall()
-        found = {entry.path: entry for seek in self._patterns() for entry in self._look_at(*seek)}
+        now, since = wall(), self._looked - _MOVED
+        fresh, self._pending = self._pending, {}
+        if self._has_changed():
+            for place, path in self._walk():
+                if _changed_since(path, since):
+                    fresh.setdefault(path, place)
         self._looked = now
-        return list(found.values())
+        return [entry for path, place in fresh.items() if (entry := self._product(place, path, since))]
 
     def begin(self) -> None:
         """Take what is there now for old."""
         self._looked = wall()
-        for _, root, pattern in self._patterns():
-            for _ in self._reread(self._watch(root, pattern), root, pattern):
-                pass
+        for _ in self._walk():
+            pass
+
+    def _product(self, place: Place, path: Path, since: float) -> Entry | None:
+        """Return an entry with its times, None if none of its files is new. One that has no product yet waits."""
+        entry = _dated(place, path)
+        if entry is None and path.exists():
+            self._pending[path] = place
+        return entry if entry is not None and entry.last >= since else None
+
+    def _has_changed(self) -> bool:
+        """Tell whether a folder may hold something else than at the last walk, or where to look has changed."""
+        if self._unsettled or self._known_for != self._where():
+            return True
+        stat, access = os.stat, os.access
+        try:
+            for path, (device, inode, modified, changed) in self._stamps.items():
+                now = stat(path)
+                if now.st_mtime_ns != modified or now.st_ctime_ns != changed:
+                    return True
+                if now.st_ino != inode or now.st_dev != device:
+                    return True
+        except OSError:
+            return True
+        return any(access(path, os.F_OK) for path in self._absent)
+
+    def _where(self) -> tuple[object, ...]:
+        """Return all that places depend on."""
+        return (tempfile.gettempdir(), *_values(self._variables))
 
     def _patterns(self) -> list[tuple[Place, Path, str]]:
         """Return what to look for where. Worked out anew only if a variable that it depends on has changed."""
-        names = (*_WHO_AND_WHERE, *(place.variable for place in self._places))
-        now = (tempfile.gettempdir(), *(os.environ.get(name) for name in names))
-        if self._known_for != now:
-            self._known_for = now
+        where = self._where()
+        if self._known_for != where:
+            self._known_for = where
             found = ((place, root) for place in self._places for root in roots(place, os.environ))
             self._known_patterns = [(place, root, pattern) for place, root in found for pattern in place.entries]
         return self._known_patterns
 
-    def _watch(self, root: Path, pattern: str) -> _Watch:
-        return self._watches.setdefault((root, pattern), _Watch())
+    def _walk(self) -> Iterator[tuple[Place, Path]]:
+        """Go through all folders; yield the entries that are new, or others than they were."""
+        self._stamps, self._absent, self._unsettled = {}, {}, False
+        for place, root, pattern in self._patterns():
+            for path in self._fresh(root, pattern):
+                yield place, path
 
-    def _look_at(self, place: Place, root: Path, pattern: str) -> Iterator[Entry]:
-        watch, since = self._watch(root, pattern), self._looked - _MOVED
-        fresh = [*watch.pending, *(path for path in self._fresh(watch, root, pattern) if _changed_since(path, since))]
-        watch.pending = set()
-        for path in dict.fromkeys(fresh):
-            entry = _dated(place, path)
-            if entry is None:
-                if path.is_dir():
-                    watch.pending.add(path)
-            elif entry.last >= since:
-                yield entry
-
-    def _fresh(self, watch: _Watch, root: Path, pattern: str) -> Iterator[Path]:
-        for reread in self._reread(watch, root, pattern):
-            yield from _changed(*reread)
-
-    def _reread(self, watch: _Watch, root: Path, pattern: str) -> Iterator[tuple[str, _Names, _Names, str]]:
-        """Yield the folders that had to be read again, with the names before and now, and the pattern of entries."""
+    def _fresh(self, root: Path, pattern: str) -> Iterator[Path]:
+        seen = self._seen.setdefault((root, pattern), {})
         *above, last = pattern.split("/")
         for number, folder in enumerate(self._folders(str(root), above)):
             if number >= MOST_FOLDERS:
                 self.overfull.add(str(root))
                 return
             listing = self._listing(folder)
-            if listing is None:
-                continue
-            before = watch.known.get(folder)
-            if before is not listing.names:
-                watch.known[folder] = listing.names
-                yield folder, before or {}, listing.names, last
+            before = seen.get(folder)
+            if listing is not None and before is not listing.names:
+                seen[folder] = listing.names
+                yield from _changed(folder, before or {}, listing.names, last)
 
     def _folders(self, folder: str, patterns: list[str]) -> Iterator[str]:
         """Yield the folders that hold entries."""
@@ -173,22 +203,44 @@ class Snapshot:
                 yield from self._folders(f"{folder}/{name}", patterns[1:])
 
     def _listing(self, folder: str) -> _Listing | None:
-        try:
-            modified = os.stat(folder).st_mtime_ns  # noqa: PTH116 - thousands of them
-        except OSError:
-            self._listings.pop(folder, None)
-            return None
+        """Return what a folder holds, read anew if it may have changed; None if it is not there."""
         known = self._listings.get(folder)
-        if known is not None and known.modified == modified and known.settled and not known.has_database:
+        if folder in self._stamps:
             return known
-        now = wall()
-        names, folders = _read(folder)
-        if known is not None and known.names == names:
-            names = known.names
-        has_database = any(name.endswith(_GROWING) for name in names)
-        listing = _Listing(modified, now - modified / 1e9 > _COARSE, names, folders, has_database)
-        self._listings[folder] = listing
-        return listing
+        try:
+            stamp = stamp_of(folder)
+        except OSError:
+            self._absent[_topmost_absent(folder)] = None
+            return None
+        if known is None or known.stamp != stamp or not known.settled or known.databases:
+            known = self._listings[folder] = _read(folder, stamp, known)
+        self._stamps[folder] = stamp
+        self._unsettled = self._unsettled or not known.settled
+        for database in known.databases:  # they grow, and their folder stays as it is
+            with contextlib.suppress(OSError):
+                self._stamps[database] = stamp_of(database)
+        return known
+
+
+def _values(names: Iterable[str]) -> list[object]:
+    """Return the values of environment variables: of all at once, since `os.environ` encodes and decodes each."""
+    raw, encoded = getattr(os.environ, "_data", None), getattr(os.environ, "encodekey", None)
+    if not isinstance(raw, dict) or encoded is None:
+        return [os.environ.get(name) for name in names]
+    return [raw.get(key) for key in _encoded(encoded, tuple(names))]
+
+
+@functools.lru_cache(maxsize=8)
+def _encoded(encode: Callable[[str], object], names: tuple[str, ...]) -> tuple[object, ...]:
+    return tuple(map(encode, names))
+
+
+def _topmost_absent(path: str) -> str:
+    """Return the folder that must show up before a path can: the first on the way to it that is not there."""
+    above = path.rpartition("/")[0]
+    while above and not os.access(above, os.F_OK):
+        path, above = above, above.rpartition("/")[0]
+    return path
 
 
 def roots(place: Place, environment: Mapping[str, str]) -> list[Path]:
@@ -215,29 +267,55 @@ def is_ignored(name: str) -> bool:
     return _is_ignored(name) is not None
 
 
-def _read(folder: str) -> tuple[dict[str, tuple[int, int]], list[str]]:
-    """Return the names in a folder with inode and, of databases, size; and which of them are folders."""
-    names, folders = {}, []
+def _read(folder: str, stamp: Stamp, known: _Listing | None) -> _Listing:
+    """Read a folder that has this stamp, taken before; `known` is how it was, whose names are kept if they still hold.
+
+    A link to a folder is one: whoever moves a cache to a larger disk leaves such.
+    """
+    names, folders, databases = {}, [], []
+    now = monotonic()
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            size = entry.stat().st_size if entry.name.endswith(_GROWING) else 0
-            names[entry.name] = (entry.inode(), size)
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.name)
-    return names, folders
+            with contextlib.suppress(OSError):  # gone meanwhile, or a link to nowhere
+                names[entry.name] = _identity(entry)
+                if entry.name.endswith(_GROWING):
+                    databases.append(entry.path)
+                elif entry.is_dir():
+                    folders.append(entry.name)
+    is_same = known is not None and known.stamp == stamp
+    noticed = known.noticed if known is not None and is_same else now
+    if known is not None and known.names == names:
+        names = known.names
+    return _Listing(stamp, noticed, _is_settled(stamp, now - noticed), names, folders, databases)
 
 
-def _changed(
-    folder: str, before: Mapping[str, tuple[int, int]], now: Mapping[str, tuple[int, int]], pattern: str
-) -> Iterator[Path]:
+def _is_settled(stamp: Stamp, known_for: float) -> bool:
+    """Tell whether the next change of a folder must show in its stamp, which has been known for some seconds."""
+    changed = stamp[3] / 1e9  # nobody can set that one
+    return known_for > (_TICK if stamp[3] % 1_000_000_000 else _COARSE_TICK) or wall() - changed > _LONG_AGO
+
+
+def _identity(entry: os.DirEntry[str]) -> tuple[int, int]:
+    """Return an entry's inode and its time of change; of a database the size, since a hit writes the time of use."""
+    told = entry.stat()
+    return told.st_ino, told.st_size if entry.name.endswith(_GROWING) else told.st_ctime_ns
+
+
+def _changed(folder: str, before: _Names, now: _Names, pattern: str) -> Iterator[Path]:
     """Yield what is new under its name, or another file than it was; a database, if it grew."""
-    for name, (inode, size) in now.items():
+    for name, identity in now.items():
         was = before.get(name)
-        if was == (inode, size) or not fnmatchcase(name, pattern) or is_ignored(name):
+        if was == identity or not fnmatchcase(name, pattern) or is_ignored(name):
             continue
-        if was is not None and was[0] == inode and size <= was[1]:
-            continue
-        yield Path(folder) / name
+        if was is None or _is_another(f"{folder}/{name}", was, identity):
+            yield Path(folder) / name
+
+
+def _is_another(path: str, was: tuple[int, int], now: tuple[int, int]) -> bool:
+    """Tell whether an entry is not the one that was known: files that grow, and folders that gain files, still are."""
+    if was[0] != now[0]:
+        return True
+    return now[1] > was[1] if path.endswith(_GROWING) else born_after(path, was[1])
 
 
 def _dated(place: Place, path: Path) -> Entry | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
-import time
 from collections.abc import Iterable
 
 from pytest_jitguard.monitors._deep_gemm_door import FOLDER_VARIABLE, is_bypassed
 from pytest_jitguard.monitors._deep_gemm_nvcc import MOST_TEXT, start_of
-from pytest_jitguard.monitors._deep_gemm_roots import Entry, Folders
+from pytest_jitguard.monitors._deep_gemm_roots import CLOCK_STEP, Entry, Folders
 from pytest_jitguard.monitors._deep_gemm_spool import Compile, Spool, neighbours, text_hash
+from pytest_jitguard.monitors._toolchain_files import wall
 
 _LEAST_WORK = 0.1
 """CPU seconds of our children per second of a compile, below which it was not ours: nvcc keeps a core busy."""
@@ -20,11 +20,12 @@ class Net:
     """Looks at the cache folders for one process. Entries wait here until somebody knows where they come from."""
 
     def __init__(self) -> None:
-        self._folders = Folders(time.time())
+        self._folders = Folders(wall())
         self._folders.look(os.environ)
         self._new: list[Entry] = []
         self._loads: list[tuple[Entry, float]] = []
         self._work = _work_of_children()
+        self._used_since = float("inf")
         self.used: set[str] = set()
 
     def look(self) -> None:
@@ -32,6 +33,10 @@ class Net:
         new, loads = self._folders.look(os.environ)
         self._new += new
         self._loads += loads
+
+    def used_from_now(self) -> None:
+        """Note that this process has imported the library: what was loaded before, somebody else loaded."""
+        self._used_since = min(self._used_since, wall())
 
     def entry_of(self, compile: Compile) -> Entry | None:
         """Return what a compile left in a cache folder, and count it as explained."""
@@ -47,9 +52,9 @@ class Net:
     def strangers(self, spool: Spool | None, *, is_guard: bool, is_in_use: bool) -> list[tuple[Entry, str]]:
         """Return the new entries that no compiler of ours told of and that are this run's, with how that is known.
 
-        `is_in_use` says whether this process has imported the library. A guard answers for its whole tree.
+        `is_in_use` says whether this process has imported the library. A guard answers for its whole tree. What is new
+        is what `look` has found.
         """
-        self.look()
         new, self._new = self._new, []
         work, self._work = _work_of_children() - self._work, _work_of_children()
         if not new:
@@ -66,10 +71,13 @@ class Net:
         return found
 
     def loads(self, spool: Spool | None, *, is_guard: bool, is_in_use: bool) -> list[tuple[Entry, float, str]]:
-        """Return the first loads from disk since the last look, with the time of each and who may have done it."""
-        self.look()
-        loads, self._loads = self._loads, []
-        others = _others(spool) if spool else []
+        """Return the first loads from disk since the last time, with the moment of each and who may have done it."""
+        others = _others(spool) if spool and is_guard else []
+        if not (is_in_use or others):
+            return []  # nobody to load anything: the entries need not be looked at
+        since = min(self._used_since, spool.watched_since() if spool else self._used_since) - CLOCK_STEP
+        loads, self._loads = [load for load in (*self._loads, *self._folders.loads()) if load[1] >= since], []
+        others = _others(spool) if spool and loads else []
         found = []
         for entry, at in loads:
             # A process loads a kernel from disk once: what this one has, somebody else loaded now.
@@ -106,8 +114,9 @@ def _is_of(pid: int) -> bool:
 
 def _others(spool: Spool) -> list[int]:
     """Return the other processes of the run that have imported DeepGEMM, those that ended among them."""
-    me = (os.getpid(), start_of(os.getpid()))
-    return sorted(pid for pid, start in spool.watchers() - {me})
+    watchers = spool.watchers()
+    me = (os.getpid(), start_of(os.getpid())) if watchers else (0, 0)
+    return sorted(pid for pid, _ in watchers - {me})
 
 
 def _numbers(others: Iterable[int], mine: bool) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from pytest_jitguard.core.clock import monotonic
+from pytest_jitguard.monitors._cache_files import Stamp, born_after
+from pytest_jitguard.monitors._cache_files import stamp as stamp_of
 
 _NAME = re.compile(r"(?:kernel\.)?(.+)\.([0-9a-f]{12,32})")
 _BUILDER = re.compile(r"/tmp/(\d+)-[0-9a-f]{8}-")
@@ -17,8 +22,11 @@ _VARIABLES = (
     *("DG_JIT_CACHE_DIR", "DJ_JIT_CACHE_DIR", "DG_CACHE_DIR"),
 )
 
-_CLOCK_STEP = 0.02
+CLOCK_STEP = 0.02
 """Seconds by which times of files may be behind the clock: the kernel stamps them with its last tick."""
+
+_TICK = 0.05
+"""Seconds within which a folder may change again and show the same time of change."""
 
 
 class Entry(NamedTuple):
@@ -68,6 +76,64 @@ def _roots(home: str, sglang: str, sglang_cache: str, vllm_cache: str, *own: str
     return tuple(dict.fromkeys(Path(part) for value in lists for part in value.split(":") if part))
 
 
+class _Folder:
+    """One cache folder: its entries by name, and how it was when it was last read."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.path = f"{root}/cache"
+        self.committed: dict[str, float] = {}
+        """When each entry was last published or, in G3, loaded; 0 where nothing shows."""
+        self._known: dict[str, tuple[int, int]] = {}
+        self._stamp: Stamp | None = None
+        self._noticed = 0.0
+        self._is_settled = False
+        self._unfinished = False
+
+    def changed(self) -> Iterator[Entry]:
+        """Yield whole entries that are new, or others than they were; half published ones are asked again."""
+        before, stamp = self._stamp, _stamp(self.path)
+        if stamp == before and self._is_settled and not self._unfinished:
+            return
+        self._noticed = monotonic() if stamp != before else self._noticed
+        # What is written in the same tick of the file system's clock leaves the same stamp.
+        self._stamp, self._is_settled = stamp, monotonic() - self._noticed > _TICK
+        self._unfinished = False
+        names = _names(self.path) if stamp else {}
+        for gone in self._known.keys() - names:
+            del self._known[gone]
+            self.committed.pop(gone, None)
+        for name, identity in names.items():
+            if self._is_new(name, identity) and (entry := self._whole(name)):
+                self._known[name] = identity
+                self.committed[name] = _mtime(f"{entry.folder}/.committed") or 0.0
+                yield entry
+
+    def _is_new(self, name: str, identity: tuple[int, int]) -> bool:
+        """Tell whether an entry is not known, or not the one that is: it may have got the inode of that one."""
+        known = self._known.get(name)
+        if known is None or known[0] != identity[0]:
+            return True
+        return known != identity and born_after(f"{self.path}/{name}", known[1])
+
+    def _whole(self, name: str) -> Entry | None:
+        entry = _entry(self.root, name)
+        if entry is not None and entry.span is None:
+            self._unfinished = True
+            return None
+        return entry
+
+    def loaded(self) -> Iterator[tuple[Entry, float]]:
+        """Yield the entries that were loaded from disk since they were last asked for, with the time of that."""
+        for name, before in self.committed.items():
+            now = _mtime(f"{self.path}/{name}/.committed") if before else None
+            if now is not None and now != before:
+                self.committed[name] = now
+                entry = _entry(self.root, name)
+                if entry is not None:
+                    yield entry, now
+
+
 class Folders:
     """The cache folders of a process. What was in them at the first look is known; a root once seen is kept.
 
@@ -75,49 +141,29 @@ class Folders:
     """
 
     def __init__(self, since: float) -> None:
-        self._since = since - _CLOCK_STEP
-        self._known: dict[Path, dict[str, float]] = {}
-        self._unfinished: set[Path] = set()
-        self._stamps: dict[Path, int] = {}
+        self._since = since - CLOCK_STEP
+        self._folders: dict[Path, _Folder] = {}
 
     def look(self, environment: Mapping[str, str]) -> tuple[list[Entry], list[tuple[Entry, float]]]:
-        """Return what is new since the last look, and what G3 loaded from disk with the time of that."""
+        """Return what is new since the last look; and what of roots that came later was loaded from them before."""
         new: list[Entry] = []
         loaded: list[tuple[Entry, float]] = []
-        for root in dict.fromkeys([*self._known, *roots(environment)]):
-            first = root not in self._known
-            known = self._known.setdefault(root, {})
-            loaded += self._touched(root, known)
-            for entry in self._entries(root, known):
-                if not first or self._is_recent(entry):
-                    new.append(entry)
-                elif known[entry.folder.name] >= self._since:
-                    loaded.append((entry, known[entry.folder.name]))
+        for root in roots(environment):
+            if root not in self._folders:
+                self._folders[root] = folder = _Folder(root)
+                for entry in folder.changed():
+                    at = folder.committed[entry.folder.name]
+                    if self._is_recent(entry):
+                        new.append(entry)
+                    elif at >= self._since:
+                        loaded.append((entry, at))
+        for folder in self._folders.values():
+            new += folder.changed()
         return new, loaded
 
-    def _entries(self, root: Path, known: dict[str, float]) -> Iterator[Entry]:
-        """Yield whole entries that are not known yet; one that is half published (before 2.4) is asked again."""
-        stamp = _changed(root / "cache")
-        if self._stamps.get(root) == stamp and root not in self._unfinished:
-            return
-        self._unfinished.discard(root)
-        self._stamps[root] = stamp
-        for name in _names(root / "cache"):
-            entry = _entry(root, name) if name not in known else None
-            if entry is not None and entry.span is None:
-                self._unfinished.add(root)
-            elif entry is not None:
-                known[name] = _mtime(entry.folder / ".committed") or 0.0
-                yield entry
-
-    def _touched(self, root: Path, known: dict[str, float]) -> Iterator[tuple[Entry, float]]:
-        for name, before in known.items():
-            now = _mtime(root / "cache" / name / ".committed") if before else None
-            if now is not None and now != before:
-                known[name] = now
-                entry = _entry(root, name)
-                if entry is not None:
-                    yield entry, now
+    def loads(self) -> list[tuple[Entry, float]]:
+        """Return the entries that were known and have been loaded from disk since this was last asked."""
+        return [load for folder in self._folders.values() for load in folder.loaded()]
 
     def _is_recent(self, entry: Entry) -> bool:
         span = entry.span
@@ -129,22 +175,26 @@ def _entry(root: Path, name: str) -> Entry | None:
     return Entry(root / "cache" / name, found[1], found[2]) if found else None
 
 
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)  # noqa: PTH208
-    except OSError:
-        return []
+def _names(folder: str) -> dict[str, tuple[int, int]]:
+    """Return what is in a folder, with inode and time of change."""
+    names = {}
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):  # gone meanwhile
+                told = entry.stat()
+                names[entry.name] = (told.st_ino, told.st_ctime_ns)
+    return names
 
 
-def _mtime(path: Path) -> float | None:
+def _stamp(folder: str) -> Stamp | None:
     try:
-        return path.stat().st_mtime
+        return stamp_of(folder)
     except OSError:
         return None
 
 
-def _changed(folder: Path) -> int:
+def _mtime(path: Path | str) -> float | None:
     try:
-        return folder.stat().st_mtime_ns
+        return os.stat(path).st_mtime  # noqa: PTH116 - thousands of them
     except OSError:
-        return 0
+        return None

@@ -63,6 +63,7 @@ class Spool:
         self.compiles: dict[str, Compile] = {}
         self.waiting: list[Compile] = []
         self._offset = 0
+        self._path, self._watching = f"{folder}/spool.jsonl", f"{folder}/watching"
 
     def read(self) -> None:
         """Take in what has been written since the last time; a line that is not whole waits."""
@@ -88,7 +89,9 @@ class Spool:
 
     def _lines(self) -> Iterator[bytes]:
         try:
-            with (self.folder / "spool.jsonl").open("rb") as file:
+            if os.stat(self._path).st_size <= self._offset:  # noqa: PTH116 - at each phase's end, of each test
+                return
+            with open(self._path, "rb") as file:  # noqa: PTH123
                 file.seek(self._offset)
                 whole, newline, _ = file.read().rpartition(b"\n")
         except OSError:
@@ -121,10 +124,18 @@ class Spool:
         except OSError:
             pass
 
+    def watched_since(self) -> float:
+        """Return when the first process began to record, in seconds since the epoch; infinity if none has."""
+        try:
+            with os.scandir(self._watching) as entries:
+                return min((entry.stat().st_mtime for entry in entries), default=float("inf"))
+        except OSError:
+            return float("inf")
+
     def watchers(self) -> set[tuple[int, int]]:
         """Return (pid, start) of the processes that record, or did when they lived."""
         try:
-            names = os.listdir(self.folder / "watching")  # noqa: PTH208
+            names = os.listdir(self._watching)  # noqa: PTH208
         except OSError:
             return set()
         return {(int(pid), int(start)) for pid, _, start in (name.partition("-") for name in names)}

@@ -8,11 +8,12 @@ from typing import ClassVar
 
 from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.core.kinds import UNATTRIBUTED
 from pytest_jitguard.core.places import PLACES, SYSTEMS, Place
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.monitors import Monitor, Tells
 from pytest_jitguard.monitors._cache_snapshot import Entry, Snapshot
-from pytest_jitguard.monitors._toolchain_claims import UNATTRIBUTED
+from pytest_jitguard.monitors._cache_writers import hints
 from pytest_jitguard.monitors._toolchain_files import wall
 
 WITNESS = "cache folders"
@@ -46,6 +47,7 @@ class CacheFolderMonitor(Monitor):
         self._reported: set[str] = set()
         self._place_of: dict[str, Place] = {}
         self._pid = 0
+        self._strays: list[tuple[CompileEvent, Entry, float]] = []
 
     def install(self, module: ModuleType) -> None:
         """Look at the folders for the first time."""
@@ -68,6 +70,7 @@ class CacheFolderMonitor(Monitor):
             return
         for entry in sorted(self._snapshot.look(), key=lambda entry: entry.first):
             self._account_for(entry)
+        self._report_strays()
         if self._snapshot.overfull and not self.detail:
             self.detail = f"too many folders to look at in {', '.join(sorted(self._snapshot.overfull))}"
 
@@ -76,7 +79,10 @@ class CacheFolderMonitor(Monitor):
         first, last = entry.first + behind, entry.last + behind
         event = self._explaining(entry, first, last)
         if event is None:
-            self._report(entry, first, last)
+            event = self.recorder.begin(UNATTRIBUTED, _called(entry), "", started=first)
+            event.thread = ""
+            self._reported.add(event.id)
+            self._strays.append((event, entry, max(first, last)))
             return
         self._place_of.setdefault(event.id, entry.place)
         if event.id.rpartition("-")[0] == self.recorder.image:
@@ -98,17 +104,19 @@ class CacheFolderMonitor(Monitor):
         overlaps = event.started - margin <= last and first <= ended + margin
         return overlaps and (event.system in entry.place.systems or event.system not in SYSTEMS)
 
-    def _report(self, entry: Entry, first: float, last: float) -> None:
-        event = self.recorder.begin(UNATTRIBUTED, _called(entry), "", started=first)
-        event.thread = ""
-        self._reported.add(event.id)
-        where = f"{entry.place.cold}'s cache folder"
-        self.recorder.end(
-            event,
-            ended=max(first, last),
-            detail=f"{entry.path}, {_size(entry.size)}",
-            reason=f"{entry.path.name} appeared in {where} ({entry.path.parent}), and no monitor accounts for it",
-        )
+    def _report_strays(self) -> None:
+        """End the events that have just begun: who uses their entries is asked once for all of them."""
+        strays, self._strays = self._strays, []
+        for (event, entry, ended), whose in zip(strays, hints([entry.path for _, entry, _ in strays]), strict=True):
+            where = f"{entry.place.cold}'s cache folder ({entry.path.parent})"
+            reason = f"{entry.path.name} appeared in {where}, and no monitor accounts for it"
+            self.recorder.end(
+                event,
+                ended=ended,
+                timed=entry.last > entry.first,  # a single file tells when it was written, and not since when
+                detail=f"{entry.path}, {_size(entry.size)}",
+                reason=f"{reason}: {whose or 'this run or another program wrote it'}",
+            )
 
 
 def _called(entry: Entry) -> str:

@@ -106,6 +106,8 @@ class DeepGemmMonitor(Monitor):
         self._scribe.includes = tuple(Path(place, "include") for place in getattr(module, "__path__", ()))
         if self._net is None:
             self._join()
+        if self._net is not None:
+            self._net.used_from_now()
         self._watch()
         self._listen()
 
@@ -225,6 +227,8 @@ class DeepGemmMonitor(Monitor):
         return [event for event, c in zip(events, ended, strict=True) if frame and c.thread == os.getpid()]
 
     def _begin_mine(self, spool: Spool, frame: FrameType | None) -> None:
+        if not spool.waiting:
+            return
         me = (os.getpid(), start_of(os.getpid()))
         for compile in spool.take_out(lambda compile: (compile.owner, compile.owner_start) == me):
             if spool.claim(compile.id):
@@ -242,6 +246,8 @@ class DeepGemmMonitor(Monitor):
     def _adopt(self) -> None:
         """Record, as the guard, compiles of processes that report to nobody, or died before they could."""
         assert self._spool is not None
+        if not self._spool.waiting and not self._orphans:
+            return
         watchers = self._spool.watchers()
         for compile in self._spool.take_out(lambda compile: not _will_report(compile, watchers)):
             if self._spool.claim(compile.id):
@@ -263,6 +269,7 @@ class DeepGemmMonitor(Monitor):
         if self._net is None:
             return
         who = {"is_guard": self._is_guard, "is_in_use": self._is_in_use}
+        self._net.look()
         for entry, why in self._net.strangers(self._spool, **who):
             self._scribe.found(entry, f"found in the cache folder: {why}")
             self._tell_bypass()

@@ -167,8 +167,8 @@ def _headline(report: RunReport) -> Line:
     breaches = each_once(violation for test in violated for violation in topmost(test["violations"]))
     kinds = [violation["kind"] for violation in breaches]
     known = any(kind != EXPECT for kind in kinds)
-    seconds = sum(violation["seconds"] or 0.0 for violation in breaches)
-    cost = f", {duration(seconds)} together" if known else ""
+    seconds = [violation["seconds"] for violation in breaches if violation["seconds"] is not None]
+    cost = f", {duration(sum(seconds))} together" if seconds else ""
     text = f"{'unexpected: ' if known else ''}{deeds(kinds)} in {len(violated)} of "
     text += f"{count(len(guarded), 'guarded test')}{cost}"
     return (text, _RED_BOLD if report.violated else _YELLOW)
@@ -186,7 +186,8 @@ def _shortened_groups(groups: Sequence[KernelGroup], room: int) -> list[Line]:
     if left_out:
         seconds = sum(group.seconds for group in left_out)
         events = sum(len(group.violations) for group in left_out)
-        text = f"… and {count(len(left_out), 'more kernel')} with {count(events, 'violation')}, {duration(seconds)}"
+        cost = f", {duration(seconds)}" if seconds else ""
+        text = f"… and {count(len(left_out), 'more kernel')} with {count(events, 'violation')}{cost}"
         lines.append((f"{text} (-v shows all)", _RED))
     return lines
 

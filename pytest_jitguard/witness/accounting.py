@@ -229,7 +229,9 @@ class Ledger:
 
 
 def _is_during(event: CompileEvent, seen: Sighting, slack: float) -> bool:
-    ended = float("inf") if event.ended is None else event.ended
+    # Without an end though it is over: nobody knows how long it took.
+    known = event.started if event.status == "ok" and event.ended is None else event.ended
+    ended = float("inf") if known is None else known
     return event.started - _EPSILON <= seen.started <= ended + slack
 
 

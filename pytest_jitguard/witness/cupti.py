@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.core.kinds import UNATTRIBUTED
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.monitors import Monitor, Tells
 from pytest_jitguard.patching import when_imported
@@ -23,8 +24,6 @@ from pytest_jitguard.witness._order import Backlog
 from pytest_jitguard.witness.accounting import Ledger, Sighting
 from pytest_jitguard.witness.images import LARGE, shown
 from pytest_jitguard.witness.records import Record
-
-UNATTRIBUTED = "unattributed"
 
 DRIVER_USERS = (
     "torch",

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.core.kinds import UNATTRIBUTED
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.monitors import MonitorError, MonitorSet, load
 from pytest_jitguard.witness import _library, accounting, cupti
@@ -85,7 +86,7 @@ class Scene:
         self.monitors.account()
 
     def mine(self) -> list[CompileEvent]:
-        return [event for event in self.recorder.events if event.system == cupti.UNATTRIBUTED]
+        return [event for event in self.recorder.events if event.system == UNATTRIBUTED]
 
     def print_all(self) -> None:
         for monitor in self.monitors:

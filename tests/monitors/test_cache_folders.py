@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,9 @@ from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.core.events import CompileEvent
 from pytest_jitguard.core.places import CACHE_ROOTS, PLACES, Place
 from pytest_jitguard.core.recorder import Recorder
-from pytest_jitguard.monitors import MonitorSet, _cache_snapshot
-from pytest_jitguard.monitors._cache_snapshot import Snapshot, is_ignored, roots
+from pytest_jitguard.monitors import MonitorSet, _cache_files, _cache_snapshot
+from pytest_jitguard.monitors._cache_files import Stamp
+from pytest_jitguard.monitors._cache_snapshot import Entry, Snapshot, is_ignored, roots
 from tests.conftest import GuardedRun
 
 NET = "pytest_jitguard.monitors.cache_folders:CacheFolderMonitor"
@@ -110,6 +114,7 @@ def test_a_new_entry_in_any_cache_is_one_event_and_an_old_one_is_none(net: Net, 
     assert (event.system, event.kernel, event.kind, event.status) == ("unattributed", ENTRIES[path], "compile", "ok")
     assert "no monitor accounts for it" in event.reason
     assert "2048 bytes" in event.detail
+    assert event.seconds is None, "a file tells when it was written, and not since when"
     assert net.seen() == [event]
 
 
@@ -270,6 +275,65 @@ def test_waiting_for_a_lock_explains_nothing(net: Net) -> None:
     assert len(net.seen()) == 2
 
 
+# -- who may have written it -------------------------------------------------------------------------------------------
+
+UNKNOWN = "no monitor accounts for it: this run or another program wrote it"
+OPENS = "import sys; file = open(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+MAPS = """
+import mmap, os, sys
+mapped = mmap.mmap(os.open(sys.argv[1], os.O_RDONLY), 0, prot=mmap.PROT_READ)
+os.closerange(3, 64)
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_that_another_program_may_have_written_it_is_said(net: Net) -> None:
+    net.put("humming/0123/kernel.cubin")
+    (event,) = net.seen()
+    assert event.reason.endswith(f"0123 appeared in humming's cache folder ({net.root}/humming), and {UNKNOWN}")
+
+
+def test_that_this_process_uses_it_is_told(net: Net) -> None:
+    with net.put("humming/0123/kernel.cubin").open("rb"):
+        (event,) = net.seen()
+    assert event.reason.endswith("no monitor accounts for it: this process uses it")
+
+
+@pytest.mark.parametrize("how", [OPENS, MAPS], ids=["opens", "maps"])
+@pytest.mark.parametrize("ours", [True, False])
+def test_another_process_that_uses_it_is_told_from_one_of_this_run(net: Net, ours: bool, how: str) -> None:
+    path = net.put("cupy/0123.cubin")
+    words = [sys.executable, "-c", how, str(path)]
+    if not ours:  # its parent ends, and whoever adopts it is above us
+        words = ["sh", "-c", 'exec 3<&0; "$0" "$@" <&3 & echo $!', *words]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        told = {program.stdout.readline().strip() for _ in range(1 if ours else 2)}
+        assert "open" in told
+        if not ours:
+            program.wait(10)
+        pid = program.pid if ours else int((told - {"open"}).pop())
+        (event,) = net.seen()
+    name = f"pid {pid} of this run uses it" if ours else f"pid {pid} ({sys.executable} -c"
+    assert name in event.reason
+    assert ("which this run did not start, uses it" in event.reason) is not ours
+
+
+def test_another_owner_is_told_and_excuses_nothing(net: Net) -> None:
+    path = net.put("humming/0123")
+    try:
+        os.chown(path, 4711, -1)
+    except OSError:
+        pytest.skip("only root gives files away")
+    (event,) = net.seen()
+    assert event.reason.endswith(f"no monitor accounts for it: it belongs to user 4711, and this process to {me()}")
+
+
+def me() -> str:
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
 # -- which process looks -----------------------------------------------------------------------------------------------
 
 
@@ -319,27 +383,269 @@ def test_what_is_no_product(name: str) -> None:
     assert not is_ignored(f"k{name.strip('.')}x.so")
 
 
+# -- what is easily missed ---------------------------------------------------------------------------------------------
+
+
+class Reads:
+    """Counts which folders are read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folders: list[str] = []
+        self._scan: Any = os.scandir
+        monkeypatch.setattr(os, "scandir", self._scandir)
+
+    def _scandir(self, folder: str) -> Any:
+        self.folders.append(folder)
+        return self._scan(folder)
+
+
+SETTLED = 0.1
+"""Seconds after which nobody doubts the time of change of a folder."""
+
+
+def look_into(monkeypatch: pytest.MonkeyPatch, root: Path, *patterns: str) -> Snapshot:
+    """Return a snapshot that has settled: looks find nothing, and read nothing."""
+    monkeypatch.setenv("SOME_CACHE", str(root))
+    snapshot = Snapshot((Place("SOME_CACHE", "some", entries=patterns),))
+    snapshot.begin()
+    time.sleep(SETTLED)
+    assert snapshot.look() == []
+    return snapshot
+
+
+def put(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    return path
+
+
+def names(entries: Sequence[Entry]) -> list[str]:
+    return sorted(entry.path.name for entry in entries)
+
+
 def test_a_look_at_unchanged_folders_reads_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(200):
-        (tmp_path / f"{number:02x}").mkdir(exist_ok=True)
-        (tmp_path / f"{number:02x}" / f"{number}.so").write_bytes(b"x")
-    time.sleep(0.1)
-    monkeypatch.setenv("SOME_CACHE", str(tmp_path))
-    snapshot = Snapshot((Place("SOME_CACHE", "some", entries=("??/*.so",)),))
-    snapshot.begin()
-    read: list[object] = []
-    scan = os.scandir
-
-    def scandir(folder: str) -> Any:
-        read.append(folder)
-        return scan(folder)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+        put(tmp_path / f"{number:02x}" / f"{number}.so")
+    snapshot = look_into(monkeypatch, tmp_path, "??/*.so")
+    reads = Reads(monkeypatch)
     assert snapshot.look() == []
-    assert read == []
-    (tmp_path / "07" / "new.so").write_bytes(b"x")
-    assert [entry.path.name for entry in snapshot.look()] == ["new.so"]
-    assert read == [f"{tmp_path}/07"]
+    assert reads.folders == []
+    put(tmp_path / "07" / "new.so")
+    assert names(snapshot.look()) == ["new.so"]
+    assert reads.folders == [f"{tmp_path}/07"]
+
+
+def test_what_comes_in_the_same_tick_as_a_look_is_found_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that gives two changes one stamp: here both times are what they were, as in one tick."""
+    snapshot = look_into(monkeypatch, tmp_path, "*.so")
+    put(tmp_path / "first.so")
+    stamp = _cache_files.stamp(str(tmp_path))
+    assert names(snapshot.look()) == ["first.so"]
+    put(tmp_path / "second.so")
+    monkeypatch.setattr(_cache_snapshot, "stamp_of", lambda path: stamp)
+    told = tmp_path.stat()
+    monkeypatch.setattr(os, "stat", _pinned(tmp_path, stamp, told))
+    assert names(snapshot.look()) == ["second.so"]
+
+
+def test_a_folder_whose_times_are_whole_seconds_is_read_again_for_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(_cache_snapshot, "monotonic", lambda: now[0])
+    monkeypatch.setenv("SOME_CACHE", str(tmp_path))
+    second = int(time.time()) * 1_000_000_000
+    stamp = Stamp(1, 2, second, second)
+    monkeypatch.setattr(_cache_snapshot, "stamp_of", lambda path: stamp)
+    told = tmp_path.stat()
+    monkeypatch.setattr(os, "stat", _pinned(tmp_path, stamp, told))
+    snapshot = Snapshot((Place("SOME_CACHE", "some", entries=("*.so",)),))
+    snapshot.begin()
+    now[0] += 1.0
+    assert snapshot.look() == []
+    put(tmp_path / "late.so")  # in the same second
+    now[0] += 1.0
+    assert names(snapshot.look()) == ["late.so"]
+    now[0] += 1.0
+    assert snapshot.look() == []
+    reads = Reads(monkeypatch)
+    assert snapshot.look() == []
+    assert reads.folders == []
+
+
+def _pinned(folder: Path, stamp: Stamp, told: os.stat_result) -> Callable[..., Any]:
+    """Return an `os.stat` for which a folder's stamp does not change."""
+    stat = os.stat
+    pinned = types.SimpleNamespace(
+        st_dev=stamp[0], st_ino=stamp[1], st_mtime_ns=stamp[2], st_ctime_ns=stamp[3], st_mode=told.st_mode
+    )
+    return lambda path, **how: pinned if str(path) == str(folder) else stat(path, **how)
+
+
+def test_entries_that_come_at_the_moment_of_a_look_are_found_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looks without a pause beside a thread that writes without a pause: ticks are shared all the time."""
+    snapshot = look_into(monkeypatch, tmp_path, "*/*.so")
+    found: list[Entry] = []
+    writer = threading.Thread(target=lambda: [put(tmp_path / f"{n % 7}" / f"{n}.so") for n in range(400)])
+    writer.start()
+    while writer.is_alive():
+        found += snapshot.look()
+    found += snapshot.look()
+    found += snapshot.look()
+    assert sorted(int(entry.path.stem) for entry in found) == list(range(400))
+
+
+@pytest.mark.parametrize("name", ["late.so", "0123"])
+def test_a_product_that_is_still_empty_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    snapshot = look_into(monkeypatch, tmp_path, "*")
+    file = tmp_path / name if name == "late.so" else tmp_path / name / "kernel.cubin"
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    assert snapshot.look() == []
+    time.sleep(SETTLED)
+    assert snapshot.look() == []
+    file.write_bytes(b"x")
+    assert names(snapshot.look()) == [name]
+    assert snapshot.look() == []
+
+
+def test_what_is_still_being_written_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = look_into(monkeypatch, tmp_path, "*")
+    put(tmp_path / "0123" / "kernel.ttir")
+    put(tmp_path / "library.so")
+    assert names(snapshot.look()) == ["0123", "library.so"]
+    put(tmp_path / "0123" / "kernel.cubin")
+    put(tmp_path / "other.so")
+    (tmp_path / "library.so").write_bytes(b"xxx")
+    assert names(snapshot.look()) == ["other.so"]
+
+
+def test_levels_that_come_later_are_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    snapshot = look_into(monkeypatch, tmp_path, "*/*/cached_ops/*/*.so")
+    (tmp_path / "a" / "b").mkdir()
+    time.sleep(SETTLED)
+    assert snapshot.look() == []
+    (tmp_path / "a" / "b" / "cached_ops").mkdir()
+    time.sleep(SETTLED)
+    assert snapshot.look() == []
+    put(tmp_path / "a" / "b" / "cached_ops" / "decode" / "decode.so")
+    assert names(snapshot.look()) == ["decode.so"]
+    put(tmp_path / "c" / "d" / "cached_ops" / "prefill" / "prefill.so")
+    assert names(snapshot.look()) == ["prefill.so"]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_root_that_comes_later_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    root = tmp_path.joinpath(*"abc"[:steps])
+    snapshot = look_into(monkeypatch, root, "*")
+    for folder in [*reversed(root.parents), root]:
+        folder.mkdir(exist_ok=True)
+        assert snapshot.look() == []
+        time.sleep(SETTLED)
+        assert snapshot.look() == []
+    put(root / "0123" / "kernel.cubin")
+    assert names(snapshot.look()) == ["0123"]
+
+
+def test_roots_that_are_not_there_cost_one_question_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONE_CACHE", str(tmp_path / "none" / "one"))
+    monkeypatch.setenv("OTHER_CACHE", str(tmp_path / "none" / "other" / "cache"))
+    places = [Place(name, "some", entries=("*", "*/*.so")) for name in ("ONE_CACHE", "OTHER_CACHE")]
+    snapshot = Snapshot(tuple(places))
+    snapshot.begin()
+    assert snapshot.look() == []
+    asked: list[str] = []
+
+    def access(path: str, mode: int) -> bool:
+        asked.append(path)
+        return False
+
+    monkeypatch.setattr(os, "access", access)
+    monkeypatch.setattr(os, "stat", lambda path: pytest.fail(f"asked for {path}"))
+    assert snapshot.look() == []
+    assert asked == [str(tmp_path / "none")]
+
+
+def test_a_variable_that_is_set_later_counts_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = look_into(monkeypatch, tmp_path / "one", "*.so")
+    put(tmp_path / "two" / "new.so")
+    monkeypatch.setenv("SOME_CACHE", str(tmp_path / "two"))
+    assert names(snapshot.look()) == ["new.so"]
+
+
+def test_a_link_to_nowhere_is_followed_once_it_leads_somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "root").symlink_to(tmp_path / "disk" / "cache")
+    snapshot = look_into(monkeypatch, tmp_path / "root", "*")
+    put(tmp_path / "disk" / "cache" / "0123" / "kernel.cubin")
+    assert names(snapshot.look()) == ["0123"]
+
+
+def test_links_at_the_root_and_below_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "disk" / "ops" / "old.so")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "linked").symlink_to(tmp_path / "disk" / "ops")
+    (tmp_path / "real" / "round").symlink_to("round")
+    (tmp_path / "root").symlink_to(tmp_path / "real")
+    snapshot = look_into(monkeypatch, tmp_path / "root", "*/*.so")
+    put(tmp_path / "disk" / "ops" / "new.so")
+    assert names(snapshot.look()) == ["new.so"]
+
+
+def test_a_link_that_is_turned_elsewhere_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "one" / "old.so")
+    (tmp_path / "two").mkdir()
+    moment = (1e9, 1e9)
+    for folder in ("one", "two"):
+        os.utime(tmp_path / folder, moment)
+    (tmp_path / "root").symlink_to(tmp_path / "one")
+    snapshot = look_into(monkeypatch, tmp_path / "root", "*.so")
+    put(tmp_path / "two" / "new.so")
+    os.utime(tmp_path / "two", moment)
+    (tmp_path / "turned").symlink_to(tmp_path / "two")
+    (tmp_path / "turned").rename(tmp_path / "root")
+    assert names(snapshot.look()) == ["new.so"]
+
+
+def test_who_sets_the_time_of_a_folder_back_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = look_into(monkeypatch, tmp_path, "*.so")
+    told = tmp_path.stat()
+    put(tmp_path / "new.so")
+    os.utime(tmp_path, ns=(told.st_atime_ns, told.st_mtime_ns))
+    assert names(snapshot.look()) == ["new.so"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_root_that_is_emptied_and_filled_again_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The same names, and often the same inodes."""
+    path, pattern = ("ab/kernel.so", "*/*.so") if kind == "file" else ("0123/kernel.cubin", "*")
+    root = tmp_path / "root"
+    put(root / path)
+    snapshot = look_into(monkeypatch, root, pattern)
+    for _ in range(3):
+        shutil.rmtree(root)
+        put(root / path)
+        assert len(snapshot.look()) == 1
+        time.sleep(SETTLED)
+        assert snapshot.look() == []
+
+
+def test_a_root_in_whose_place_another_folder_is_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "root"
+    put(root / "old.so")
+    snapshot = look_into(monkeypatch, root, "*.so")
+    put(tmp_path / "next" / "new.so")
+    root.rename(tmp_path / "gone")
+    (tmp_path / "next").rename(root)
+    assert names(snapshot.look()) == ["new.so"]
 
 
 def test_where_to_look_is_worked_out_once_and_anew_when_a_variable_changes(
