@@ -8,6 +8,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from pytest_jitguard.monitors._toolchain_response import expanded, is_elsewhere
+
 
 class Command(NamedTuple):
     """A compiler's command line that writes a file: the program's bare name, and the output as the command names it."""
@@ -32,12 +34,19 @@ class Build(NamedTuple):
 
 _VERSION = r"(-\d+(\.\d+)*)?"
 _COMPILERS = re.compile(
-    rf"(?P<cc>([\w.]+-)*(gcc|g\+\+|cc|c\+\+|clang|clang\+\+|hipcc|amdclang|amdclang\+\+|icx|icpx){_VERSION}|hipcc\.bin)"
+    rf"(?P<cc>([\w.]+-)*(gcc|g\+\+|cc|c\+\+|clang|clang\+\+|hipcc|amdclang|amdclang\+\+|icx|icpx|nvc|nvc\+\+|gfortran){_VERSION}|hipcc\.bin)"
     r"|(?P<cuda>nvcc|ptxas(-\w+)?|cicc|cudafe\+\+|nvlink|fatbinary|tileiras|nvrtc_compile)"
     rf"|(?P<link>(ld\.)?lld|ld\.lld{_VERSION}|cc1|cc1plus)"
 )
-_LAUNCHERS = frozenset({"ccache", "sccache", "distcc", "env", "nice", "nohup", "time", "timeout", "taskset", "setsid"})
-_SHELLS = frozenset({"sh", "bash", "dash", "zsh"})
+_LAUNCHERS = {
+    **dict.fromkeys(("ccache", "sccache", "distcc", "icecc", "nohup", "setsid", "exec", "command", "taskset"), ""),
+    **{"env": "uC", "nice": "n", "time": "fo", "timeout": "sk", "stdbuf": "ioe", "ionice": "cn", "chrt": ""},
+}
+"""Programs that only start another one, with the options of theirs that take a word as their value."""
+
+_TO_LAUNCHERS = re.compile(r"-.*|\d+(\.\d*)?[smhd]?|0x[0-9a-fA-F]+")
+_SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh"})
+_TESTS = frozenset({"test", "[", "[["})
 
 _ASKS = frozenset(
     {"-E", "-M", "-MM", "-fsyntax-only", "-###", "-Wl,-t", "--version", "-V", "-dumpversion", "-dumpmachine"}
@@ -57,15 +66,40 @@ _NOWHERE = frozenset({"/dev/null", "/dev/stdout", "/dev/stderr", "-"})
 _QUESTIONS_TO_NINJA = frozenset({"--version", "-h", "--help", "-t", "-n"})
 
 
-def command_of(argv: Any, executable: Any = None) -> Command | Build | None:
+def command_of(argv: Any, executable: Any = None, folder: str = "") -> Command | Build | None:
     """Tell what a command line builds; None if it builds nothing, or is no command line. Never raises.
 
     `argv` may be a list or one text for a shell. What a shell or a launcher (ccache, env) starts is looked through.
+    `folder` is where it is started: response files are named relative to it.
     """
     try:
-        return _of_words(_words(argv), _word(executable) if executable else "", deep=3)
-    except (TypeError, ValueError):
+        return _of_words(_words(argv), _word(executable) if executable else "", folder, deep=3)
+    except (OSError, TypeError, ValueError):
         return None
+
+
+def process_of(words: Sequence[str], folder: str) -> Command | Build | None:
+    """Tell what a living process builds itself: what a shell is told to start shows when it has started."""
+    words = _without_launchers(words)
+    if _script_of(words):
+        return None
+    try:
+        return _of_words(words, "", folder, deep=1)
+    except (OSError, ValueError):
+        return None
+
+
+def is_compiler(argv: Any) -> bool:
+    """Tell whether a command line runs a compiler, be it only to ask. What that starts is its own business."""
+    try:
+        return _is_named_like_one(_without_launchers(_words(argv)))
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_named_like_one(words: Sequence[str]) -> bool:
+    words = _wrapped(words)
+    return bool(words) and _COMPILERS.fullmatch(words[0].rpartition("/")[2]) is not None
 
 
 def _words(argv: Any) -> list[str]:
@@ -78,39 +112,75 @@ def _word(word: Any) -> str:
     return os.fsdecode(word)
 
 
-def _of_words(words: Sequence[str], executable: str, deep: int) -> Command | Build | None:
+def _of_words(words: Sequence[str], executable: str, folder: str, deep: int) -> Command | Build | None:
     words = _without_launchers(words)
     if not words or not deep:
         return None
+    if script := _script_of(words):
+        return _first(_of_script(script, folder, deep - 1))
+    words = _wrapped(words)
     name = words[0].rpartition("/")[2]
-    if name in _SHELLS and "-c" in words[:3]:
-        script = words[words.index("-c") + 1 :]
-        return _first(_of_script(script[0], deep - 1)) if script else None
     if name in ("ninja", "ninja-build"):
         return _of_ninja(words)
-    return _of_compiler(words, name) or (_of_compiler(words, executable.rpartition("/")[2]) if executable else None)
+    by_file = executable.rpartition("/")[2]
+    return _of_compiler(words, name, folder) or (_of_compiler(words, by_file, folder) if by_file else None)
 
 
-def script_command(script: Any) -> Command | Build | None:
+def script_command(script: Any, folder: str = "") -> Command | Build | None:
     """Tell what a text for a shell builds first (`os.system`); None if nothing. Never raises."""
     try:
-        return _first(_of_script(_word(script), deep=2))
-    except (TypeError, ValueError):
+        return _first(_of_script(_word(script), folder, deep=2))
+    except (OSError, TypeError, ValueError):
         return None
 
 
-def _of_script(script: str, deep: int) -> Iterator[Command | Build]:
+def _script_of(words: Sequence[str]) -> str:
+    """Return the text that a shell is told to run (`bash -lc TEXT`), empty if these words do not."""
+    at, has_text = _operand(words)
+    return words[at] if has_text and at < len(words) else ""
+
+
+def _wrapped(words: Sequence[str]) -> Sequence[str]:
+    """Return the command line of a script, where it is a shell's (or perl's) first: wrappers of compilers are such."""
+    at, has_text = _operand(words)
+    return words[at:] if at and not has_text and at < len(words) else words
+
+
+def _operand(words: Sequence[str]) -> tuple[int, bool]:
+    """Return where the first word of a shell stands that is no option, and whether `-c` makes it a text; else 0."""
+    name = words[0].rpartition("/")[2] if words else ""
+    if name not in _SHELLS and name != "perl":
+        return 0, False
+    at, has_text = 1, False
+    while at < len(words) and words[at][:1] in ("-", "+"):
+        short = not words[at].startswith("--")
+        has_text = has_text or (name != "perl" and short and "c" in words[at])
+        at += 2 if (short and words[at][-1:] in "oO") or words[at] in ("--rcfile", "--init-file") else 1
+    return at, has_text
+
+
+def _of_script(script: str, folder: str, deep: int) -> Iterator[Command | Build]:
+    """Yield what the commands of a text build, as far as it is certain that they run."""
     lexer = shlex.shlex(script, posix=True, punctuation_chars="();<>|&\n")
     lexer.whitespace, lexer.whitespace_split = " \t\r", True
     words: list[str] = []
+    depends = False
     for token in [*lexer, ";"]:
-        if not token.strip("();<>|&\n"):
-            found = _of_words(words, "", deep)
-            words = []
-            if found:
-                yield found
-        else:
+        if token.strip("();<>|&\n"):
             words.append(token)
+            continue
+        found = None if depends else _of_words(words, "", folder, deep)
+        depends = _depends(token, words, depends)
+        words = []
+        if found:
+            yield found
+
+
+def _depends(token: str, before: Sequence[str], depended: bool) -> bool:
+    """Tell whether what comes next in a shell's text runs only if what came before it says so."""
+    if "||" in token or not before:
+        return depended or "||" in token
+    return "&&" in token and (depended or before[0] in _TESTS)
 
 
 def _first(found: Iterator[Command | Build]) -> Command | Build | None:
@@ -121,9 +191,10 @@ def _without_launchers(words: Sequence[str]) -> Sequence[str]:
     """Leave out what only starts the compiler: launchers, their options and the variables that they set."""
     start = 0
     while (start < len(words) and words[start].rpartition("/")[2] in _LAUNCHERS) or _is_assignment(words, start):
+        with_value = {f"-{letter}" for letter in _LAUNCHERS.get(words[start].rpartition("/")[2], "")}
         start += 1
-        while start < len(words) and (words[start].startswith("-") or words[start].isdecimal()):
-            start += 1
+        while start < len(words) and _TO_LAUNCHERS.fullmatch(words[start]):
+            start += 2 if words[start] in with_value else 1
     return words[start:]
 
 
@@ -137,9 +208,9 @@ def _of_ninja(words: Sequence[str]) -> Build | None:
     return Build(_value_of(words, "-C"), tuple(words))
 
 
-def _of_compiler(words: Sequence[str], name: str) -> Command | None:
+def _of_compiler(words: Sequence[str], name: str, folder: str) -> Command | None:
     kind = _COMPILERS.fullmatch(name)
-    options = words[1:]
+    options = expanded(words[1:], folder) if kind and is_elsewhere(words) else words[1:]
     if kind is None or any(word in _ASKS or _ASKS_LIKE.match(word) for word in _own(options)):
         return None
     inputs = _inputs(options)

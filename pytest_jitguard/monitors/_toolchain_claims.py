@@ -8,11 +8,10 @@ from types import FrameType
 
 from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.core.kinds import UNATTRIBUTED
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.monitors import BUILTIN
 from pytest_jitguard.monitors._frames import frames_of
-
-UNATTRIBUTED = "unattributed"
 
 _LATEST = 200
 """How many events are looked through for the one that a compiler works for."""

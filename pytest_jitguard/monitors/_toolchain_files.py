@@ -30,7 +30,15 @@ def written(path: Path) -> float | None:
 
 def resolved(folder: str, name: str) -> Path:
     """Return the path of an output as the command names it."""
-    return Path(folder or os.curdir).absolute() / name
+    return Path(here()) / folder / name
+
+
+def here() -> str:
+    """Return the folder that this process works in; empty if it was deleted, where whatever is relative is nowhere."""
+    try:
+        return os.getcwd()  # noqa: PTH109 - as a text, and without a frame more
+    except OSError:
+        return ""
 
 
 class BuildLog(NamedTuple):

@@ -6,29 +6,169 @@ import os
 import re
 import resource
 import time
-from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from pytest_jitguard.core.clock import monotonic
-from pytest_jitguard.monitors._toolchain_argv import Command, command_of
+from pytest_jitguard.monitors._toolchain_argv import Build, Command, command_of, is_compiler, process_of
+from pytest_jitguard.monitors._toolchain_proc import pids, read
+from pytest_jitguard.monitors._toolchain_response import is_elsewhere
 
-_open = open
-"""Not looked up at the time: tests replace `builtins.open`."""
-
-_STATE, _PARENT, _START = 0, 1, 19
+_STATE, _PARENT, _START, _STACK = 0, 1, 19, 25
 """Places in /proc/PID/stat after the name, which stands in parentheses and may hold anything."""
 
 _PYTHON = re.compile(r"(python|pypy)[\d.]*t?d?")
-_REPORTS = b"JITGUARD_PARENT="
-"""How the environment of a process begins that inherited a guard: it hears of its own children."""
+_REPORTS = "JITGUARD_PARENT"
+"""The variable in the environment of a process that inherited a guard: it hears of its own children."""
+
+_FRESH = 1.0
+"""Seconds for which what a look has learned is good: no process can have come and gone under the id of another."""
+
+IsKnown = Callable[[int, list[str], "Command | Build | None"], bool]
 
 
 class Living(NamedTuple):
-    """A compiler that runs below this process: what it compiles, and since when (monotonic seconds)."""
+    """A compiler that runs below this process: what it compiles, and since when (monotonic seconds).
+
+    `root` is the child of this process that it is, or below which it was started; that one runs since `root_started`.
+    """
 
     pid: int
     command: Command
     started: float
+    root: int
+    root_started: float
+
+
+class Sight(NamedTuple):
+    """What a look at the processes below this one showed: compilers, and programs that may yet start some.
+
+    `is_new` where there is such a program that was not there, or was another one, at the look before.
+    """
+
+    compilers: list[Living]
+    strangers: frozenset[int]
+    is_new: bool
+
+
+class _Stat(NamedTuple):
+    """Of a living process: its parent, its start in ticks, and where its stack begins (0 if we may not know)."""
+
+    parent: int
+    start: int
+    stack: int
+
+
+class Tree:
+    """The processes below this one, look by look.
+
+    Remembers what cannot change between two looks that follow each other closely, so that a look at a tree in which
+    nothing happens costs a few small reads however many processes the machine has. Not to be used after a fork.
+    """
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._stats: dict[int, _Stat] = {}
+        self._strangers: dict[int, list[str]] = {}
+        self._pid = os.getpid()
+        self._stack = _stack(self._pid)
+        self._looked = monotonic()
+
+    def is_fresh(self) -> bool:
+        """Tell whether the last look was a moment ago, and in this process."""
+        return self._pid == os.getpid() and monotonic() - self._looked < _FRESH
+
+    def look(self, is_known: IsKnown) -> Sight:
+        """Find the topmost compilers below this process, and below what was below it when it was first seen.
+
+        Left out is what is below a process that `is_known` (its id, its command line, what that builds), below a
+        compiler, below a Python program that reports itself, and below a fork of this process, which does so too.
+        """
+        self._looked = monotonic()
+        self._refresh()
+        children: dict[int, list[int]] = {}
+        for pid, stat in self._stats.items():
+            children.setdefault(stat.parent, []).append(pid)
+        found: dict[int, Living] = {}
+        strangers: dict[int, list[str]] = {}
+        nearest = [*children.get(self._pid, ()), *self._orphans(children)]
+        while nearest:
+            pid = nearest.pop()
+            words = _words(pid)
+            command = _command(pid, words)
+            if self._is_gone(pid, words):
+                nearest += children.get(pid, ()) if pid in self._strangers else ()
+            elif is_known(pid, words, command) or self._is_fork(pid):
+                continue
+            elif isinstance(command, Command):
+                pid, words, command = self._topmost(pid, words, command)
+                if not is_known(pid, words, command):
+                    root = self._root(pid)
+                    found[pid] = Living(pid, command, self._started(pid), root, self._started(root))
+            elif not is_compiler(words) and not _reports_itself(pid, words):
+                strangers[pid] = words
+                nearest += children.get(pid, ())
+        is_new = any(self._strangers.get(pid) != words for pid, words in strangers.items())
+        self._strangers = strangers
+        return Sight(list(found.values()), frozenset(strangers), is_new)
+
+    def _refresh(self) -> None:
+        """Learn which processes there are, if any was started since the last look."""
+        last = _last_pid()
+        if last and last == self._last:
+            return
+        self._last = last
+        living = set(pids())
+        self._stats = {pid: stat for pid, stat in self._stats.items() if pid in living}
+        for pid in living - self._stats.keys():
+            if stat := _stat(pid):
+                self._stats[pid] = stat
+
+    def _orphans(self, children: dict[int, list[int]]) -> Iterable[int]:
+        """Yield what was started by a process that we followed, and that ended before it."""
+        for pid in self._strangers:
+            if pid not in self._stats:
+                yield from children.get(pid, ())
+            elif self._stats[pid].parent not in self._stats:
+                yield pid
+
+    def _is_gone(self, pid: int, words: list[str]) -> bool:
+        if words:
+            return False
+        if _stat(pid) is None:
+            self._stats.pop(pid, None)
+            return True
+        return False  # a program that is just taking its place
+
+    def _is_fork(self, pid: int) -> bool:
+        """Tell whether a process runs the very image of this one: no other has its stack at the same place."""
+        stat = self._stats.get(pid)
+        if stat is None or not stat.stack or stat.stack != self._stack:
+            return False
+        if _stack(pid) == self._stack:
+            return True
+        self._stats[pid] = stat._replace(stack=0)  # it has become another program since
+        return False
+
+    def _topmost(self, pid: int, words: list[str], command: Command) -> tuple[int, list[str], Command]:
+        """Return the compiler that a process is, or the one that started it and was not one yet when we looked."""
+        above = self._stats[pid].parent
+        if above in self._stats and above != self._pid:
+            others = _words(above)
+            found = _command(above, others)
+            if isinstance(found, Command):
+                return self._topmost(above, others, found)
+        return pid, words, command
+
+    def _root(self, pid: int) -> int:
+        while (stat := self._stats.get(pid)) and stat.parent != self._pid:
+            if stat.parent not in self._stats:
+                break
+            pid = stat.parent
+        return pid
+
+    def _started(self, pid: int) -> float:
+        return _monotonic_of(self._stats[pid].start)
 
 
 def has_children() -> bool:
@@ -42,31 +182,9 @@ def has_children() -> bool:
     return True
 
 
-def compilers(known: Collection[int]) -> Iterator[Living]:
-    """Yield the topmost compilers below this process.
-
-    Left out is what is below the processes that are `known`, and what a Python program started that reports itself.
-    """
-    parents = {pid: stat for pid in _pids() if (stat := _stat(pid))}
-    children: dict[int, list[int]] = {}
-    for pid, (parent, _) in parents.items():
-        children.setdefault(parent, []).append(pid)
-    nearest = list(children.get(os.getpid(), ()))
-    while nearest:
-        pid = nearest.pop()
-        if pid in known:
-            continue
-        words = _words(pid)
-        found = command_of(words)
-        if isinstance(found, Command):
-            yield Living(pid, found, _monotonic_of(parents[pid][1]))
-        elif not _reports_itself(pid, words):
-            nearest += children.get(pid, ())
-
-
 def below(pid: int) -> bool:
     """Tell whether a compiler runs below a process: ninja has something to do."""
-    parents = {one: stat[0] for one in _pids() if (stat := _stat(one))}
+    parents = {one: stat.parent for one in pids() if (stat := _stat(one))}
     found = (one for one in parents if pid in _ancestors(one, parents))
     return any(isinstance(command_of(_words(one)), Command) for one in found)
 
@@ -79,7 +197,7 @@ def runs(pid: int) -> bool:
 def runs_below(words: Collection[str]) -> int:
     """Return the process below this one that was started with a command line, 0 if there is none."""
     wanted = list(words)[1:]
-    parents = {pid: stat[0] for pid in _pids() if (stat := _stat(pid))}
+    parents = {pid: stat.parent for pid in pids() if (stat := _stat(pid))}
     mine = (pid for pid in parents if os.getpid() in _ancestors(pid, parents))
     return next((pid for pid in mine if _words(pid)[1:] == wanted), 0)
 
@@ -95,41 +213,55 @@ def _ancestors(pid: int, parents: dict[int, int]) -> Iterator[int]:
         yield pid
 
 
-def _pids() -> list[int]:
-    try:
-        return [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208 - pathlib is slow
-    except OSError:
-        return []
+def _last_pid() -> int:
+    """Return the id of the process or thread that was started last on this machine, 0 if that cannot be told."""
+    last = read("/proc/loadavg").split()[-1:]
+    return int(last[0]) if last and last[0].isdigit() else 0
 
 
-def _stat(pid: int) -> tuple[int, int] | None:
-    """Return parent and start of a living process."""
-    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-    if len(fields) <= _START or fields[_STATE] in (b"Z", b"X"):
+def _stat(pid: int) -> _Stat | None:
+    fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    if len(fields) <= _STACK or fields[_STATE] in (b"Z", b"X"):
         return None
-    return int(fields[_PARENT]), int(fields[_START])
+    return _Stat(int(fields[_PARENT]), int(fields[_START]), int(fields[_STACK]))
+
+
+def _stack(pid: int) -> int:
+    stat = _stat(pid)
+    return stat.stack if stat else 0
+
+
+def folder_of(pid: int) -> str:
+    """Return the folder that a process works in, empty if that cannot be told."""
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")  # noqa: PTH115 - a link of the kernel's
+    except OSError:
+        return ""
 
 
 def _words(pid: int) -> list[str]:
-    text = _read(f"/proc/{pid}/cmdline").rstrip(b"\0")
+    text = read(f"/proc/{pid}/cmdline").rstrip(b"\0")
     return [os.fsdecode(word) for word in text.split(b"\0")] if text else []
+
+
+def is_reporter(words: Sequence[str], env: Any) -> bool:
+    """Tell whether what is started is a Python program that inherits a guard and so reports for itself."""
+    program = (words[0] if words else "").rpartition("/")[2]
+    return _PYTHON.fullmatch(program) is not None and _REPORTS in (os.environ if env is None else env)
+
+
+def _command(pid: int, words: list[str]) -> Command | Build | None:
+    return process_of(words, folder_of(pid) if is_elsewhere(words) else "") if words else None
 
 
 def _reports_itself(pid: int, words: list[str]) -> bool:
     program = (words[0] if words else "").rpartition("/")[2]
     if not _PYTHON.fullmatch(program):
         return False
-    return any(line.startswith(_REPORTS) for line in _read(f"/proc/{pid}/environ").split(b"\0"))
+    name = f"{_REPORTS}=".encode()
+    return any(line.startswith(name) for line in read(f"/proc/{pid}/environ").split(b"\0"))
 
 
 def _monotonic_of(start: int) -> float:
     since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
     return monotonic() - (since_boot - start / os.sysconf("SC_CLK_TCK"))
-
-
-def _read(path: str) -> bytes:
-    try:
-        with _open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        return b""

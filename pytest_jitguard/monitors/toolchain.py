@@ -3,67 +3,38 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, ClassVar
 
 from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.core.kinds import UNATTRIBUTED
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.monitors import Monitor, Tells
 from pytest_jitguard.monitors import _toolchain_audit as audit
+from pytest_jitguard.monitors import _toolchain_proc as proc
 from pytest_jitguard.monitors import _toolchain_tree as tree
-from pytest_jitguard.monitors._frames import hidden_folders, stack_of
-from pytest_jitguard.monitors._toolchain_argv import Build, Command, command_of, script_command, shown
-from pytest_jitguard.monitors._toolchain_claims import UNATTRIBUTED, around, claimant, is_probe
-from pytest_jitguard.monitors._toolchain_files import LOG, BuildLog, build_log, built_since, resolved, written
+from pytest_jitguard.monitors._frames import hidden_folders
+from pytest_jitguard.monitors._toolchain_argv import Build, Command, shown
+from pytest_jitguard.monitors._toolchain_child import FOUND, Child
+from pytest_jitguard.monitors._toolchain_claims import around
+from pytest_jitguard.monitors._toolchain_files import build_log, built_since
+from pytest_jitguard.monitors._toolchain_starts import FORK, Starter, Starting, caller, is_in_popen
+from pytest_jitguard.monitors._toolchain_watch import AFTER_FORK, Watch, is_watched_by_parent
 
-_NOTICED_AT_ONCE = 0.25
-"""Seconds from a compiler's last write to when its caller takes notice; later, the file tells when it was over."""
+_CERTAINLY_THERE = 0.25
+"""Seconds after the audit event in which a process is there, and not gone again unless it was quick."""
 
-_CERTAINLY_STARTED = 0.1
-"""Seconds after which a process that was asked for is there, or is gone again."""
+_LATEST = 256
+"""How many starts of programs are remembered: those that may still run."""
 
-_NINJA_HAS_WORKED = 0.05
-"""Seconds of processor time that show, where there is no log, that ninja did more than look (3 to 6 ms)."""
-
-
-@dataclass(eq=False)
-class Child:
-    """A compiler, or ninja, that was seen starting.
-
-    `event` is ours if no monitor claimed it. `claim` is the monitor's event that it works for. `popen` and `pid` say
-    how to ask for its end, as far as they are known; `status` is how it ended, empty while it runs.
-    """
-
-    command: Command | Build
-    folder: str
-    started: float
-    thread: str
-    ident: int
-    how: str
-    event: CompileEvent | None = None
-    claim: CompileEvent | None = None
-    popen: weakref.ref[Any] | None = None
-    pid: int = 0
-    stack: tuple[str, ...] = ()
-    log: BuildLog | None = None
-    cpu: float = 0.0
-    ended: float | None = None
-    status: str = ""
-    works: bool = False
-
-    @property
-    def output(self) -> Path:
-        """The file that a compiler writes, or the folder that ninja builds in."""
-        return resolved(self.folder, self.command.output if isinstance(self.command, Command) else self.command.folder)
+_NOBODY = Starter(FOUND, "", 0, (), None, is_probe=False)
 
 
 class ToolchainMonitor(Monitor):
@@ -71,7 +42,8 @@ class ToolchainMonitor(Monitor):
 
     What is under way on the same thread, or works for a library whose event is, is that event's second witness. What
     nobody claims is an event of the system `unattributed`, from its start to the moment when its caller learns of its
-    end. A run of ninja counts when its log has grown; that is looked at in `flush`, after the monitors had their say.
+    end. While a program runs that may start compilers itself (make, a shell), a thread looks at /proc. A run of ninja
+    counts when its log has grown; that is looked at in `flush`, after the monitors had their say.
     """
 
     name: ClassVar[str] = "toolchain"
@@ -82,6 +54,11 @@ class ToolchainMonitor(Monitor):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__(recorder)
         self._children: dict[int, Child] = {}
+        self._starters: deque[Starter] = deque(maxlen=_LATEST)
+        self._probes: deque[tuple[str, ...]] = deque(maxlen=_LATEST)
+        self._tree: tree.Tree | None = None
+        self._watch: Watch | None = None
+        self._looking = threading.RLock()
         self._pid = 0
         self._hidden: tuple[str, ...] = ()
         self._stop: Callable[[], None] = lambda: None
@@ -91,6 +68,7 @@ class ToolchainMonitor(Monitor):
     def install(self, module: ModuleType) -> None:
         """Listen to audit events, and prove that they reach us."""
         self._hidden, self._pid = hidden_folders(module), os.getpid()
+        self._watch = Watch(self._look_again, self._forked)
         self._stop = audit.listen(self._heard)
         self.reconcile()
         if self.state == "unproven":
@@ -99,6 +77,8 @@ class ToolchainMonitor(Monitor):
     def uninstall(self) -> None:
         """Listen no more. The audit hooks themselves stay, and do nothing."""
         self._stop()
+        if self._watch is not None:
+            self._watch.close()
         self._children.clear()
 
     def prove(self) -> None:
@@ -117,32 +97,40 @@ class ToolchainMonitor(Monitor):
         if event not in audit.STARTS:
             return
         try:
-            self._starting(event, args, _caller())
+            self._starting(event, args, caller())
         except Exception as error:  # noqa: BLE001 - raising here would keep the process from being started
             self.blind(f"the start of a process could not be recorded: {type(error).__name__}: {error}")
 
     def _starting(self, event: str, args: tuple[Any, ...], frame: FrameType) -> None:
         self._renew_after_fork()
-        command = _command(event, args)
-        if command is None or (event == "os.posix_spawn" and _is_in_popen(frame)):
+        if event == "os.posix_spawn" and is_in_popen(frame):
             return
-        folder, env = (args[2], args[3]) if event == "subprocess.Popen" else (None, None)
-        # `execvp` tries every folder of the path.
-        program = os.fsdecode(args[0]) if event == "os.exec" else command.words[0]
-        if is_probe(frame) or not _exists(program, folder, env):
-            return
-        self._begin(self._child(event, command, os.fsdecode(folder or Path.cwd()), frame))
+        starting = Starting(event, args)
+        command = starting.command()
+        if command is None:
+            if event != "os.exec" and starting.may_start_others():
+                self._expect(self._starter(event, frame), _CERTAINLY_THERE)
+        elif starting.is_there(command) and not (event == "os.exec" and is_watched_by_parent()):
+            starter = self._starter(event, frame)
+            starter.tells = True
+            self._starters.append(starter)
+            if starter.is_probe:
+                self._probes.append(command.words)
+            else:
+                self._begin(self._child(command, starting.folder, starter))
 
-    def _child(self, event: str, command: Command | Build, folder: str, frame: FrameType) -> Child:
-        thread = threading.current_thread()
-        child = Child(command, folder, monotonic(), thread.name, threading.get_ident(), event)
-        child.claim = claimant(self.recorder, frame)
-        child.stack = stack_of(frame, self._hidden)
-        child.cpu = tree.cpu_of_children()
+    def _starter(self, event: str, frame: FrameType) -> Starter:
+        starter = Starter.at(frame, event, self.recorder, self._hidden)
+        popen = frame.f_locals.get("self") if event == "subprocess.Popen" else None
+        if hasattr(type(popen), "_handle_exitstatus") and hasattr(popen, "__dict__"):
+            starter.popen = weakref.ref(popen)
+        return starter
+
+    def _child(self, command: Command | Build, folder: str, starter: Starter) -> Child:
+        child = Child(command, folder, starter, starter.started, claim=starter.claim)
         if isinstance(command, Build):
             child.log = build_log(child.output)
-        if event == "subprocess.Popen":
-            self._await_end(child, frame.f_locals.get("self"))
+        self._await_end(child)
         return child
 
     def _begin(self, child: Child) -> None:
@@ -159,22 +147,27 @@ class ToolchainMonitor(Monitor):
 
     def _announce(self, child: Child, kernel: str = "") -> None:
         name = kernel or (child.command.stem if isinstance(child.command, Command) else child.output.name)
-        child.event = self.recorder.begin(UNATTRIBUTED, name, "", started=child.started, stack=child.stack)
-        child.event.thread = child.thread
+        who = child.starter
+        thread = who.thread or "unknown"
+        child.event = self.recorder.begin(UNATTRIBUTED, name, "", started=child.started, stack=who.stack, thread=thread)
 
     def _renew_after_fork(self) -> None:
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._children = {}  # the parent's, who hears of their ends
+            self._starters.clear()
+            self._probes.clear()
+            self._looking = threading.RLock()
+            self._watch = Watch(self._look_again, self._forked)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def _await_end(self, child: Child, popen: Any) -> None:
+    def _await_end(self, child: Child) -> None:
         """Hear of the end of a `subprocess.Popen` when its owner does: this one object tells us, and no other."""
-        kind = type(popen)
-        if not hasattr(kind, "_handle_exitstatus") or not hasattr(popen, "__dict__"):
+        reference = child.starter.popen
+        popen = reference() if reference else None
+        if reference is None or popen is None:
             return
-        child.popen = reference = weakref.ref(popen)
 
         def ended(*args: Any, **kwargs: Any) -> None:
             process = reference()
@@ -197,7 +190,7 @@ class ToolchainMonitor(Monitor):
             self.recorder.finished(child.event)
 
     def _over(self, child: Child, status: str) -> None:
-        child.status, child.ended = status, _end_of(child, monotonic())
+        child.status, child.ended = status, child.end_of(monotonic())
         if isinstance(child.command, Build):
             return  # `flush` decides
         is_first = self._children.pop(id(child), None) is not None  # another thread may notice at the same time
@@ -223,12 +216,23 @@ class ToolchainMonitor(Monitor):
         """Close what is over, decide which runs of ninja built something, and look for compilers nobody told of."""
         self._renew_after_fork()
         for child in tuple(self._children.values()):
-            if not child.status and (status := _status(child)):
-                self._over(child, status)
+            self._close(child)
             if isinstance(child.command, Build):
                 self._decide(child, child.command)
-        if tree.has_children():
-            self._look_for_strangers()
+        if tree.has_children() or (self._watch is not None and self._watch.is_on):
+            self._look()
+            self._close_found()  # also what the watching thread was about to note
+
+    def _close_found(self) -> bool:
+        """Note the ends of compilers of which /proc alone tells; tell whether there were any."""
+        found = [child for child in tuple(self._children.values()) if child.starter.how == FOUND]
+        for child in found:
+            self._close(child)
+        return bool(found)
+
+    def _close(self, child: Child) -> None:
+        if not child.status and (status := child.ask()):
+            self._over(child, status)
 
     def _decide(self, child: Child, build: Build) -> None:
         """Say of a run of ninja whether it built something: now if it is over, or if compilers run below it."""
@@ -239,7 +243,7 @@ class ToolchainMonitor(Monitor):
             return
         self._children.pop(id(child), None)
         outputs = built_since(child.log or build_log(child.output), build_log(child.output))
-        if child.event is None and not (outputs or self._has_worked(child)):
+        if child.event is None and not (outputs or child.has_worked()):
             return
         claim = self._claim(child)
         if claim is not None and child.event is None:
@@ -252,102 +256,63 @@ class ToolchainMonitor(Monitor):
 
     def _claim(self, child: Child) -> CompileEvent | None:
         ended = monotonic() if child.ended is None else child.ended
-        return child.claim or around(self.recorder, child.started, ended, child.thread)
+        return child.claim or around(self.recorder, child.started, ended, child.starter.thread)
 
-    def _has_worked(self, child: Child) -> bool:
-        """Tell whether ninja did something that is not in its log: where there is none, or where it failed."""
-        if child.log is not None and child.log.known and child.status == "ok":
-            return child.works
-        return child.works or tree.cpu_of_children() - child.cpu > _NINJA_HAS_WORKED
+    # -- what others start ---------------------------------------------------------------------------------------------
 
-    def _look_for_strangers(self) -> None:
+    def _expect(self, starter: Starter, seconds: float) -> None:
+        """Watch what a program starts that is about to be started."""
+        self._starters.append(starter)
+        if self._watch is not None and not starter.is_probe:
+            proc.prepare()
+            self._watch.expect(seconds)
+
+    def _forked(self) -> None:
+        """Watch whether a forked child becomes a compiler. Called in the parent."""
+        try:
+            self._expect(self._starter(FORK, caller()), AFTER_FORK)
+        except Exception as error:  # noqa: BLE001 - raising here would be printed into the program's output
+            self.blind(f"a fork could not be watched: {type(error).__name__}: {error}")
+
+    def _look_again(self) -> tuple[bool, bool]:
+        """Look for compilers from the watching thread; tell whether more may come, and whether there is news."""
+        try:
+            was_busy = self._close_found()
+            sight = self._look()
+            return bool(was_busy or sight.compilers or sight.strangers), bool(sight.is_new or sight.compilers)
+        except Exception as error:  # noqa: BLE001 - nobody would hear of it
+            self.blind(f"processes could not be watched: {type(error).__name__}: {error}")
+            return False, False
+
+    def _look(self) -> tree.Sight:
         """Find compilers that a library started past Python, and grandchildren of programs that are no compilers."""
-        known = {child.pid for child in self._children.values() if child.pid}
-        for living in tree.compilers(known):
-            if any(child.command == living.command for child in self._children.values()):
-                continue
-            child = Child(living.command, _folder_of(living.pid), living.started, "", 0, "/proc", pid=living.pid)
-            child.cpu = tree.cpu_of_children()
-            child.claim = around(self.recorder, living.started, monotonic())
-            self._begin(child)
+        with self._looking:
+            if self._tree is None or not self._tree.is_fresh():
+                self._tree = tree.Tree()
+            sight = self._tree.look(self._is_known)
+            for living in sight.compilers:
+                self._found(living)
+            return sight
 
-
-def _caller() -> FrameType:
-    """Return the frame that started a process: the first that is not ours."""
-    frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
-        frame = frame.f_back
-    return frame
-
-
-_OURS = f"{Path(audit.__file__).parent}/"
-
-
-def _command(event: str, args: tuple[Any, ...]) -> Command | Build | None:
-    if event == "subprocess.Popen":
-        return command_of(args[1], args[0])
-    if event == "os.system":
-        return script_command(args[0])
-    return command_of(args[1], args[0])
-
-
-def _is_in_popen(frame: FrameType) -> bool:
-    """Tell whether `os.posix_spawn` is called by `subprocess`, which has an audit event of its own for it."""
-    step: FrameType | None = frame
-    for _ in range(8):
-        if step is None:
-            return False
-        if step.f_code.co_name == "_posix_spawn" and step.f_globals is vars(subprocess):
+    def _is_known(self, pid: int, words: list[str], command: Command | Build | None) -> bool:
+        """Tell whether a process is a compiler that we heard of, or only finds something out."""
+        if any(child.is_process(pid, command) for child in tuple(self._children.values())):
             return True
-        step = step.f_back
-    return False
+        return command is not None and any(probe[1:] == command.words[1:] for probe in tuple(self._probes))
 
+    def _found(self, living: tree.Living) -> None:
+        by = self._starter_of(living)
+        if by is not None and (by.tells or by.is_probe):
+            return
+        started = max(living.started, by.started if by else 0.0)  # the kernel counts in hundredths
+        starter = replace(by, how=FOUND, ident=0, popen=None) if by else _NOBODY
+        child = Child(living.command, tree.folder_of(living.pid), starter, started, pid=living.pid)
+        child.claim = by.claim if by else around(self.recorder, started, monotonic())
+        self._begin(child)
 
-def _exists(program: str, folder: Any, env: Any) -> bool:
-    """Tell whether a program is there: one that is missing compiles nothing, and its caller is told so."""
-    if "/" in program:
-        return resolved(os.fsdecode(folder or ""), program).exists()
-    path = (env or os.environ).get("PATH") if hasattr(env or os.environ, "get") else None
-    return shutil.which(program, path=path) is not None or shutil.which(program) is not None
-
-
-def _status(child: Child) -> str:
-    """Ask how a child ended whose end nobody told us; empty if it still runs."""
-    popen = child.popen() if child.popen else None
-    if popen is not None:
-        child.pid = getattr(popen, "pid", None) or child.pid
-        code = getattr(popen, "returncode", None)
-        if code is not None:
-            return "ok" if code == 0 else "failed"
-    if child.pid:
-        return "" if tree.runs(child.pid) else _by_output(child)
-    is_here = child.ident == threading.get_ident()  # so the call that started it has returned
-    if child.how == "os.system" and is_here:
-        return _by_output(child)
-    child.pid = tree.runs_below(child.command.words)
-    is_young = monotonic() - child.started < _CERTAINLY_STARTED and not is_here
-    return "" if child.pid or is_young else _by_output(child)
-
-
-def _by_output(child: Child) -> str:
-    if isinstance(child.command, Build):
-        return "ok"
-    if child.how == "os.system" and not Path(child.command.output).is_absolute():
-        return "ok"  # the shell may have changed its folder
-    moment = written(child.output)
-    return "ok" if moment is not None and moment >= child.started - 0.05 else "failed"
-
-
-def _end_of(child: Child, noticed: float) -> float:
-    """Return when a child was over: when that was noticed, unless its output says that it was much earlier."""
-    moment = written(child.output / LOG if isinstance(child.command, Build) else child.output)
-    if moment is None or not child.started <= moment < noticed - _NOTICED_AT_ONCE:
-        return noticed
-    return moment
-
-
-def _folder_of(pid: int) -> str:
-    try:
-        return os.readlink(f"/proc/{pid}/cwd")  # noqa: PTH115 - a link of the kernel's
-    except OSError:
-        return str(Path.cwd())
+    def _starter_of(self, living: tree.Living) -> Starter | None:
+        """Return who started the child of this process below which a compiler runs; None if that cannot be told."""
+        starters = tuple(reversed(self._starters))
+        held = next((starter for starter in starters if starter.pid == living.root), None)
+        since = {starter: abs(starter.started - living.root_started) for starter in starters if not starter.pid}
+        return held or min((s for s in since if since[s] < _CERTAINLY_THERE), key=since.__getitem__, default=None)
