@@ -172,6 +172,41 @@ class TellingLock:
         return self._inner.__exit__(kind, error, trace)
 
 
+# -- refusing ----------------------------------------------------------------------------------------------------------
+
+
+class Switch:
+    """A library's own "do not compile now": an environment variable, which it reads each time."""
+
+    def __init__(self, variable: str, system: str) -> None:
+        self._variable, self._system = variable, system
+        self._before: str | None = None
+        self._is_ours = False
+
+    def turn(self, on: bool) -> None:
+        """Switch it on, or back to what it was."""
+        if on == self._is_ours:
+            return
+        self._is_ours = on
+        if on:
+            self._before = os.environ.get(self._variable)
+            os.environ[self._variable] = "1"
+        elif self._before is None:
+            os.environ.pop(self._variable, None)
+        else:
+            os.environ[self._variable] = self._before
+
+    def why(self) -> str:
+        """Say who made the library refuse, in one clause."""
+        asked = f"--jitguard-deny={self._system}, which sets {self._variable}"
+        return f"refused because of {asked if self._is_ours else f'{self._variable}, which is set'}"
+
+    def tell(self, error: BaseException) -> None:
+        """Say it in the library's exception as well, where exceptions take notes (Python 3.11)."""
+        if self._is_ours and hasattr(error, "add_note"):
+            error.add_note(f"pytest-jitguard: {self.why()}")
+
+
 # -- the monitor -------------------------------------------------------------------------------------------------------
 
 
@@ -213,6 +248,7 @@ class BuildMonitor(WrappingMonitor):
         hook_in = self._later.pop(name, None)
         if hook_in is not None:
             self.guarded(f"the import of {name}", hook_in, module)
+            self.guarded(f"the names of {name}", self.replace_names, module)
 
     @contextlib.contextmanager
     def building(
@@ -318,8 +354,7 @@ class BuildMonitor(WrappingMonitor):
     @contextlib.contextmanager
     def waiting(self, name: str, lock: AnyPath, holder: str) -> Iterator[None]:
         """Record the block as a wait for a lock; `holder` says who has it."""
-        with self.compiling(name, kind="lock_wait", frame=sys._getframe()) as told:
-            told.reason = f"{holder} ({lock})"
+        with self.compiling(name, kind="lock_wait", frame=sys._getframe(), reason=f"{holder} ({lock})"):
             yield
 
     @contextlib.contextmanager

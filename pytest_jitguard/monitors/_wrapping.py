@@ -14,9 +14,10 @@ from pytest_jitguard.core.events import CompileEvent, Launch
 from pytest_jitguard.core.keys import SpecializationKey
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.monitors import Monitor
+from pytest_jitguard.monitors._aliases import Aliases, holders
 from pytest_jitguard.monitors._frames import hidden_folders, stack_of
 from pytest_jitguard.monitors._reach import leads_to
-from pytest_jitguard.patching import PatchSet
+from pytest_jitguard.patching import PatchSet, is_initialising
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """CuTe colours its messages."""
@@ -49,6 +50,7 @@ class _Hook(NamedTuple):
     owner: Any
     name: str
     ours: Any
+    around: Callable[..., Any]
 
 
 class WrappingMonitor(Monitor):
@@ -56,6 +58,8 @@ class WrappingMonitor(Monitor):
 
     Alive means reached: whoever replaced a function after us must pass calls on to us. That is looked at in `prove` and
     `reconcile`; a version that was not tested stays `unproven` until its first event.
+
+    Other modules that took a function by name before us get ours, too (see `Aliases`).
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -63,6 +67,9 @@ class WrappingMonitor(Monitor):
         self._patches = PatchSet()
         self._hooks: list[_Hook] = []
         self._hidden: tuple[str, ...] = ()
+        self._aliases = Aliases()
+        self._public: list[Any] = []
+        self._beyond = ""
 
     def hook_in(self, module: ModuleType) -> None:
         """Wrap what there is to wrap in the module that was waited for."""
@@ -75,26 +82,65 @@ class WrappingMonitor(Monitor):
         self._hidden = (*hidden_folders(library), *filter(None, mine))
         try:
             self.hook_in(module)
+            if self.replace_names(module):
+                self._look_for_holders()
         except BaseException:
             self.uninstall()
             raise
 
+    def replace_names(self, module: ModuleType) -> bool:
+        """Replace the names that others took, and tell whether they could: of a library imported now only itself."""
+        is_new = is_initialising(module.__name__)
+        self._aliases.replace(within=module.__name__.partition(".")[0] if is_new else "")
+        return not is_new
+
+    def _look_for_holders(self) -> None:
+        self._beyond = "; ".join(filter(None, map(self._out_of_reach, self._public)))
+        if self.state != "blind":
+            self.detail = "; ".join(filter(None, (self.detail, self._beyond)))
+
+    def _out_of_reach(self, ours: Any) -> str:
+        try:
+            found = ", ".join(holders(ours))
+        except Exception as error:  # noqa: BLE001 - what is in a process may answer as it likes
+            return f"who took {ours.__name__} by name before the guard was not found out: {_first_line(error)}"
+        return f"{ours.__name__} was taken by name before the guard, out of its reach, in {found}" if found else ""
+
+    def untested(self) -> str:
+        """Say what is not proven by a look at the hooks: an unknown version, and holders of what was replaced."""
+        return "; ".join(filter(None, (super().untested(), self._beyond)))
+
     def uninstall(self) -> None:
         """Put back every function that is still ours; one below a stranger's wrapper only passes calls on."""
         self._hooks.clear()
+        self._public.clear()
+        self._aliases.put_back()
         self._patches.undo()
 
-    def wrap(self, owner: Any, path: str, around: Callable[..., Any]) -> None:
+    def wrap(self, owner: Any, path: str, around: Callable[..., Any], *, public: bool = False) -> None:
         """Replace `owner.path`, with dots for attributes of attributes, by `around(original, *args, **kwargs)`.
 
-        Static and class methods stay what they are. HookGone if there is no such function.
+        Static and class methods stay what they are. What a module of the library took from another one is wrapped once.
+        Of a `public` function it is told who had it before us and cannot be given ours; that look takes a moment.
+        HookGone if there is no such function.
         """
         *outer, name = path.split(".")
         for step in outer:
             owner = getattr(owner, step, None)
-        if not callable(getattr(owner, name, None)):
+        found = getattr(owner, name, None)
+        if not callable(found):
             raise HookGone(f"there is no {path} in {self.target} {self.version}".rstrip())
-        self._hooks.append(_Hook(owner, name, self._patches.wrap(owner, name, around)))
+        self._hooks.append(_Hook(owner, name, self._wrapped(owner, name, found, around), around))
+        if public:
+            self._public.append(self._hooks[-1].ours)
+
+    def _wrapped(self, owner: Any, name: str, found: Any, around: Callable[..., Any]) -> Any:
+        if any(hook.ours is found and hook.around == around for hook in self._hooks):
+            self._aliases.adopt(owner, name, found)
+            return found
+        ours = self._patches.wrap(owner, name, around)
+        self._aliases.want(owner, found, ours)
+        return ours
 
     # -- liveness ------------------------------------------------------------------------------------------------------
 
@@ -106,6 +152,7 @@ class WrappingMonitor(Monitor):
 
     def reconcile(self) -> None:
         """Look whether every hook is still reached. One that somebody wrapped is; one that is gone makes us blind."""
+        self._aliases.replace()
         for hook in self._hooks:
             if not leads_to(getattr(hook.owner, hook.name, None), hook.ours):
                 owner = getattr(hook.owner, "__name__", hook.owner)
@@ -131,17 +178,18 @@ class WrappingMonitor(Monitor):
         launch: Launch | None = None,
         started: float | None = None,
         frame: FrameType | None = None,
+        reason: str = "",
     ) -> Iterator[Compiling]:
         """Record what runs in the block as one event, with whatever else begins on this thread as its parts.
 
-        The beginning is written before the block. `frame` is where the launch site is looked for, outwards and past the
-        files of monitors: by default the function that holds the block. An exception ends the event as failed, and goes
-        on.
+        The beginning is written before the block, with the `reason` if it is known by then. `frame` is where the launch
+        site is looked for, outwards and past the files of monitors: by default the function that holds the block. An
+        exception ends the event as failed, and goes on.
         """
         told = Compiling()
         caller = frame or sys._getframe(2)
         beginning = (kernel, module, kind, launch, started, caller)
-        told.event = self.guarded("the beginning of a compile", self._begin, *beginning)
+        told.event = self.guarded("the beginning of a compile", self._begin, *beginning, reason)
         del frame, caller, beginning  # a frame that is kept keeps its locals
         if told.event is None:
             yield told
@@ -157,10 +205,29 @@ class WrappingMonitor(Monitor):
         self.recorder.finished(told.event)
 
     def _begin(
-        self, kernel: str, module: str, kind: str, launch: Launch | None, started: float | None, frame: FrameType
+        self,
+        kernel: str,
+        module: str,
+        kind: str,
+        launch: Launch | None,
+        started: float | None,
+        frame: FrameType,
+        reason: str = "",
     ) -> CompileEvent:
-        stack = stack_of(frame, self._hidden)
-        return self.recorder.begin(self.name, kernel, module, kind=kind, launch=launch, stack=stack, started=started)
+        return self.recorder.begin(
+            self.name,
+            kernel,
+            module,
+            kind=kind,
+            launch=launch,
+            started=started,
+            stack=stack_of(frame, self._hidden_folders()),
+            reason=reason,
+        )
+
+    def _hidden_folders(self) -> tuple[str, ...]:
+        """Return the folders whose code is nobody's launch site."""
+        return self._hidden
 
     def _end(self, told: Compiling, status: str) -> None:
         assert told.event is not None

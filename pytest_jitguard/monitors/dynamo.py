@@ -270,7 +270,8 @@ class DynamoMonitor(WrappingMonitor):
         guards = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
         event = self.guarded("a refused compile", self._begin, *attempt.names, "compile", None, None, stack)
         if event is not None:
-            told = Compiling(detail="refused: torch.compiler.set_stance('fail_on_recompile')", event=event)
+            why = "refused because of --jitguard-deny=dynamo, which sets the stance fail_on_recompile"
+            told = Compiling(detail=why, event=event)
             told.key, told.cure = key_of(code, attempt.locals), attempt.entry()
             told.reason = f"a recompile, because {in_words(guards)}" if guards else ""
             self.guarded("a refused compile", self._end, told, "failed")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from pytest_jitguard.monitors import Tells
 from pytest_jitguard.monitors._builds import (
     AnyPath,
     BuildMonitor,
+    Switch,
     TellingLock,
     identity,
     mapped_under,
@@ -52,7 +52,7 @@ class FlashInferMonitor(BuildMonitor):
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__(recorder)
-        self._denied_before: str | None = None
+        self._switch = Switch(_DENY, self.name)
         self._mapped_before: set[tuple[int, int]] = set()
 
     def hook_in(self, module: ModuleType) -> None:
@@ -183,13 +183,7 @@ class FlashInferMonitor(BuildMonitor):
         That includes modules which are built and up to date, since it leaves it to ninja to say so: only prebuilt ones,
         and those that the process has, can be used then.
         """
-        if on:
-            self._denied_before = os.environ.get(_DENY)
-            os.environ[_DENY] = "1"
-        elif self._denied_before is None:
-            os.environ.pop(_DENY, None)
-        else:
-            os.environ[_DENY] = self._denied_before
+        self._switch.turn(on)
 
     def _build_and_load(self, load: Callable[..., Any], spec: Any, *args: Any, **kwargs: Any) -> Any:
         started = monotonic()
@@ -197,7 +191,8 @@ class FlashInferMonitor(BuildMonitor):
             return load(spec, *args, **kwargs)
         except Exception as error:
             if type(error).__name__ == "MissingJITCacheError":
-                reason = f"{_DENY} is set, and FlashInfer asks ninja for a module that it has built, too"
+                reason = f"{self._switch.why()}; FlashInfer asks ninja for a module that it has built, too"
+                self._switch.tell(error)
                 self.record(spec.name, kind="compile", started=started, status="failed", reason=reason)
             raise
 

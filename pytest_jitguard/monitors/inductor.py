@@ -16,13 +16,11 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any, ClassVar
 
-from pytest_jitguard.core.events import CompileEvent, Launch
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.monitors import Tells
-from pytest_jitguard.monitors._frames import stack_of
 from pytest_jitguard.monitors._inductor_graphs import Graph, artifact_name, graph_key, graph_name, hash_of, kernel_of
 from pytest_jitguard.monitors._inductor_runs import best_of, cache_folder, captured, tuned_name
 from pytest_jitguard.monitors._inductor_workers import Job, handing_over, inside_of
@@ -101,12 +99,8 @@ class InductorMonitor(WrappingMonitor):
         self._half_imported.clear()
         super().uninstall()
 
-    def _begin(
-        self, kernel: str, module: str, kind: str, launch: Launch | None, started: float | None, frame: FrameType
-    ) -> CompileEvent:
-        hidden = (*self._hidden, f"{cache_folder()}/")  # code that Inductor wrote is nobody's launch site
-        stack = stack_of(frame, hidden)
-        return self.recorder.begin(self.name, kernel, module, kind=kind, launch=launch, stack=stack, started=started)
+    def _hidden_folders(self) -> tuple[str, ...]:
+        return (*self._hidden, f"{cache_folder()}/")  # where Inductor writes code
 
     def _hook_into_loads(self, module: ModuleType) -> None:
         self.wrap(module, "GenericAOTAutogradResult.wrap_post_compile", self._load)

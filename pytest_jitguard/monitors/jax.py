@@ -15,10 +15,11 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from pytest_jitguard.core.clock import monotonic
-from pytest_jitguard.core.keys import Component, SpecializationKey
+from pytest_jitguard.core.keys import SpecializationKey
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.monitors import Tells
 from pytest_jitguard.monitors._frames import hidden_folders
+from pytest_jitguard.monitors._jax_keys import key_of, name_of
 from pytest_jitguard.monitors._wrapping import Compiling, HookGone, WrappingMonitor
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -31,8 +32,13 @@ _UNREGISTER = {
 }
 _SWITCH = "jax_no_tracing"
 
-_TENSOR = re.compile(r"tensor<((?:[\d?]+x)*)([^<>x][^<>]*)>")
-_LOCATION = re.compile(r'loc\("([^"]*)"')
+_MOST = 1_000
+"""How many compiled computations are remembered."""
+
+_EQUAL = (
+    "it was compiled here before for the same key: what a call gave as static arguments is not known, or it is another "
+    "function object or another sharding, or JAX's caches were cleared"
+)
 
 
 class JaxMonitor(WrappingMonitor):
@@ -43,7 +49,7 @@ class JaxMonitor(WrappingMonitor):
     tested: ClassVar[str] = "==0.10.*"
     tells: ClassVar[Tells] = Tells(
         identity="the function's name, without its module; eager operations by the name of the primitive",
-        key="types and shapes of the arguments, platform; not the static arguments",
+        key="types and shapes of the arguments, values of static ones where a call compiles, platform",
         reason="nearest compiled version",
         kinds=("compile", "cache_load"),
         cache_load=True,
@@ -53,6 +59,7 @@ class JaxMonitor(WrappingMonitor):
         super().__init__(recorder)
         self._local = threading.local()
         self._before_refusal: bool | None = None
+        self._compiled: dict[tuple[str, SpecializationKey], None] = {}
 
     # -- hooking in and out --------------------------------------------------------------------------------------------
 
@@ -110,13 +117,26 @@ class JaxMonitor(WrappingMonitor):
     def _compile(self, compile: Callable[..., Any], backend: Any, computation: Any, *args: Any, **kwargs: Any) -> Any:
         self.guarded("listening", self._listen)
         self._local.announced = True
-        with self.compiling(_name(computation)) as told:
-            told.kind, told.key = "compile", _key(backend, computation)
+        name = name_of(computation)
+        with self.compiling(name) as told:
+            told.kind, told.key = "compile", key_of(backend, computation)
+            told.reason = self._why(name, told.key)
             self._open.append(told)
             try:
                 return compile(backend, computation, *args, **kwargs)
             finally:
                 self._open.pop()
+
+    def _why(self, name: str, key: SpecializationKey | None) -> str:
+        """Say what can be said where the key does not tell two compiles apart."""
+        if key is None:
+            return ""
+        if (name, key) in self._compiled:
+            return _EQUAL
+        while len(self._compiled) >= _MOST:
+            del self._compiled[next(iter(self._compiled))]
+        self._compiled[name, key] = None
+        return ""
 
     def _on_event(self, event: str, **_: Any) -> None:
         if event == _LOADED and self._open:
@@ -146,37 +166,3 @@ _LISTED = re.compile(r"^jit\((.*)\)$")
 
 def _listeners(monitoring: Any, name: str) -> list[Any]:
     return list(getattr(monitoring, name, ()))
-
-
-def _name(computation: Any) -> str:
-    try:
-        name = str(computation.operation.attributes["sym_name"]).strip('"')
-    except Exception:  # noqa: BLE001 - an MLIR module of another release: its compile is an event all the same
-        name = ""
-    return name.removeprefix("jit_") or "unnamed computation"
-
-
-def _key(backend: Any, computation: Any) -> SpecializationKey | None:
-    """Return the types of the arguments of the computation's main function; None if its form is not known."""
-    try:
-        operations = [operation.operation for operation in computation.body.operations]
-        main = next(o for o in operations if str(o.attributes["sym_name"]).strip('"') == "main")
-        arguments = [
-            Component(_argument(str(given.location), number), "argument", _short(str(given.type)), "")
-            for number, given in enumerate(main.regions[0].blocks[0].arguments)
-        ]
-        platform = str(getattr(backend, "platform", ""))
-    except Exception:  # noqa: BLE001 - as above
-        return None
-    return SpecializationKey((*arguments, Component("platform", "target", "", platform)))
-
-
-def _argument(location: str, number: int) -> str:
-    found = _LOCATION.match(location)
-    return found.group(1) if found else f"argument {number}"
-
-
-def _short(type: str) -> str:
-    """Write a type as JAX does: `f32[8,16]` for `tensor<8x16xf32>`."""
-    found = _TENSOR.fullmatch(type)
-    return f"{found.group(2)}[{found.group(1).rstrip('x').replace('x', ',')}]" if found else type

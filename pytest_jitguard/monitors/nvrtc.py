@@ -7,7 +7,7 @@ that may come and go one without the other, hence three monitors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from types import ModuleType
@@ -27,7 +27,7 @@ from pytest_jitguard.monitors._cuda_source import (
 from pytest_jitguard.monitors._wrapping import Compiling, WrappingMonitor
 
 _MOST_PROGRAMS = 1_000
-"""How many programs are remembered between their making and their compilation."""
+"""How many programs are remembered: between their making and their compilation, and as compiled."""
 
 _KEEP = (
     "# torch.cuda._compile_kernel compiles at every call: no warmup makes that a hit;\n"
@@ -54,6 +54,27 @@ class _Refused(Exception):
         self.result = result
 
 
+def _make_room(programs: dict[Any, Any]) -> None:
+    """Drop the oldest of too many programs: those that are never compiled pile up."""
+    while len(programs) >= _MOST_PROGRAMS:
+        del programs[next(iter(programs))]
+
+
+class _Compiled:
+    """What was compiled in this process. None of the doors keeps anything, so whoever asks again compiles again."""
+
+    def __init__(self) -> None:
+        self._programs: dict[Hashable, None] = {}
+
+    def again(self, program: Hashable) -> bool:
+        """Tell whether this was noted before, and note it."""
+        if program in self._programs:
+            return True
+        _make_room(self._programs)
+        self._programs[program] = None
+        return False
+
+
 @dataclass
 class _Program:
     """What is known of a program before it is compiled."""
@@ -65,14 +86,14 @@ class _Program:
 
 
 class NvrtcMonitor(_OfCudaPython):
-    """The monitor of `cuda.bindings.nvrtc.nvrtcCompileProgram`, for callers that reach it as the module's attribute."""
+    """The monitor of `cuda.bindings.nvrtc.nvrtcCompileProgram`, by whatever name of a module it is called."""
 
     name: ClassVar[str] = "nvrtc"
     target: ClassVar[str] = "cuda.bindings.nvrtc"
     distribution: ClassVar[str] = "cuda-bindings"
     tested: ClassVar[str] = ">=12.9,<13.6"
     tells: ClassVar[Tells] = Tells(
-        identity="the only kernel of the program, else the program's name; calls through the module's attribute only",
+        identity="the only kernel of the program, else the program's name",
         key="template arguments, macros, options, target, hash of the source",
         reason="nearest compiled program; NVRTC keeps none, so each call compiles",
     )
@@ -80,12 +101,12 @@ class NvrtcMonitor(_OfCudaPython):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__(recorder)
         self._programs: dict[int, _Program] = {}
-        self._compiled: dict[str, None] = {}
+        self._compiled = _Compiled()
 
     def hook_in(self, module: ModuleType) -> None:
         """Wrap the compile, and where programs are made and get their names."""
         self._nvrtc = module
-        self.wrap(module, "nvrtcCompileProgram", self._compile)
+        self.wrap(module, "nvrtcCompileProgram", self._compile, public=True)
         self.wrap(module, "nvrtcCreateProgram", self._create)
         self.wrap(module, "nvrtcAddNameExpression", self._add_expression)
 
@@ -97,8 +118,7 @@ class NvrtcMonitor(_OfCudaPython):
     def _remember(self, made: Any, given: Mapping[str, Any]) -> None:
         if int(made[0]) != 0:
             return
-        while len(self._programs) >= _MOST_PROGRAMS:
-            del self._programs[next(iter(self._programs))]
+        _make_room(self._programs)
         source = given.get("src") or b""
         program = _Program(text_of(given.get("name")), kernels_in_source(source), digest(source))
         self._programs[int(made[1])] = program
@@ -135,16 +155,8 @@ class NvrtcMonitor(_OfCudaPython):
         told.key = key_of(options, program.expressions, source=program.source[:12])
         if program.source:
             told.artifact_hash = digest(program.source, *options, *program.expressions)
-            told.reason = self._repeated(told.artifact_hash)
-
-    def _repeated(self, program: str) -> str:
-        """Say that the same program was compiled here before, empty if it was not."""
-        if program in self._compiled:
-            return "this very program was compiled before, and NVRTC keeps none, so that each call compiles it anew"
-        while len(self._compiled) >= _MOST_PROGRAMS:
-            del self._compiled[next(iter(self._compiled))]
-        self._compiled[program] = None
-        return ""
+            if self._compiled.again(told.artifact_hash):
+                told.reason = "this very program was compiled before, and NVRTC keeps none: each call compiles it anew"
 
     def _refusal(self, result: Any, given: Mapping[str, Any]) -> str:
         """Say why NVRTC compiled nothing, empty if it did: it returns a code, and never raises."""
@@ -176,6 +188,10 @@ class CudaCoreMonitor(_OfCudaPython):
         reason="nearest compiled program; loads from the program cache that a caller passes are no events",
     )
 
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__(recorder)
+        self._compiled = _Compiled()
+
     def hook_in(self, module: ModuleType) -> None:
         """Wrap what compiles when the program cache has nothing."""
         inner = "_program_compile_uncached"
@@ -195,6 +211,16 @@ class CudaCoreMonitor(_OfCudaPython):
         image = getattr(result, "code", b"")
         told.kernel = kernel_name(expressions, kernels_in_image(image), getattr(result, "name", ""))
         told.artifact_hash = digest(image) if image else None
+        told.reason = self._why(told)
+
+    def _why(self, told: Compiling) -> str:
+        """Say what a key does not, that lacks source and options: cuda.core shows them to nobody."""
+        same_key = self._compiled.again((told.kernel, told.key))
+        if told.artifact_hash and self._compiled.again(told.artifact_hash):
+            return "this very binary was made before, and cuda.core keeps none but in a cache that its caller passes"
+        if same_key:
+            return "it was compiled before from another source, or with other options, which cuda.core does not show"
+        return ""
 
 
 class _Torch(NamedTuple):
@@ -218,6 +244,10 @@ class TorchNvrtcMonitor(WrappingMonitor):
         reason="nearest compiled kernel; torch keeps none, so each call compiles",
     )
 
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__(recorder)
+        self._compiled = _Compiled()
+
     def hook_in(self, module: ModuleType) -> None:
         """Wrap the one function that compiles. Releases without `_compile_kernel` never do, and there is no hook."""
         if hasattr(module, "_compile_kernel") or hasattr(module, "compile_kernel"):
@@ -238,6 +268,8 @@ class TorchNvrtcMonitor(WrappingMonitor):
         told.key = key_of([*target, *options], [expression], source=source[:12])
         told.artifact_hash = digest(source, expression, *target, *options)
         told.cure = _KEEP
+        if self._compiled.again(told.artifact_hash):
+            told.reason = "this very kernel was compiled before, and torch keeps none: each call compiles it anew"
 
 
 def _named(names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
+from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.core.keys import Component, SpecializationKey
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.monitors import Tells
-from pytest_jitguard.monitors._builds import BuildMonitor, TellingLock, identity
+from pytest_jitguard.monitors._builds import BuildMonitor, Switch, TellingLock, identity
 
 _DENY = "SGLANG_CRASH_ON_JIT_COMPILE"
 
@@ -32,13 +33,14 @@ class SglangJitMonitor(BuildMonitor):
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__(recorder)
-        self._denied_before: str | None = None
+        self._switch = Switch(_DENY, self.name)
 
     def hook_in(self, module: ModuleType) -> None:
-        """Take the build, the load, and the lock that serialises builds of several ranks."""
+        """Take the build, the load, the lock that serialises builds of several ranks, and what refuses to build."""
         self.wrap(module, "ninja.build", self._build)
         self.wrap(module, "_load", self._load)
         self.wrap(module, "_build_lock", self._lock)
+        self.wrap(module, "load_jit", self._load_jit)
 
     def _build(self, build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         spec, folder = kwargs.get("spec"), kwargs.get("build_dir")
@@ -63,17 +65,31 @@ class SglangJitMonitor(BuildMonitor):
 
     def refuse(self, on: bool) -> None:
         """Make `load_jit` raise RuntimeError where it would compile; builds in the cache are still loaded."""
-        if on:
-            self._denied_before = os.environ.get(_DENY)
-            os.environ[_DENY] = "1"
-        elif self._denied_before is None:
-            os.environ.pop(_DENY, None)
-        else:
-            os.environ[_DENY] = self._denied_before
+        self._switch.turn(on)
+
+    def _load_jit(self, load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        started = monotonic()
+        try:
+            return load(*args, **kwargs)
+        except RuntimeError as error:
+            if _DENY in str(error):
+                reason = f"{self._switch.why()}; the cache has no build of it that can be used"
+                name, key = _refused(str(error)), self.guarded("a key", _key_of, args)
+                self.record(name, kind="compile", started=started, status="failed", reason=reason, key=key)
+                self._switch.tell(error)
+            raise
+
+
+def _refused(message: str) -> str:
+    found = re.search(r"JIT module '([^']+)'", message)
+    return found.group(1) if found else "a module"
 
 
 def _key(spec: Any) -> SpecializationKey | None:
-    arguments = getattr(spec, "module_args", ())
+    return _key_of(getattr(spec, "module_args", ()))
+
+
+def _key_of(arguments: Iterable[Any]) -> SpecializationKey | None:
     found = [Component(f"argument {n}", "constexpr", "", str(value)) for n, value in enumerate(arguments, 1)]
     return SpecializationKey(tuple(found)) if found else None
 

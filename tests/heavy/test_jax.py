@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pytest_jitguard.contract import MonitorContract
+from pytest_jitguard.contract import MonitorContract, module_with
 from tests.heavy.process import in_process
 
 JAX = "pytest_jitguard.monitors.jax:JaxMonitor"
@@ -38,7 +38,6 @@ class TestContract(MonitorContract):
     """XLA has threads, which a fork does not take along."""
     not_there: ClassVar[Mapping[str, str]] = {
         "fork": "a process that has used XLA must not be forked",
-        "alias": "JAX calls the function as its module's attribute, and nobody else does",
         "reload": "the module defines options, which it cannot do twice",
         "sneak_in": "what JAX keeps of compiled functions is not looked through",
     }
@@ -87,6 +86,17 @@ class TestContract(MonitorContract):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         jax.jit(stored)(jax.device_put(numpy.ones(8, numpy.float32)))
+
+    def alias(self) -> Any:
+        from jax._src.interpreters import pxla
+
+        caller = module_with("from jax._src.compiler import *")
+
+        def compile_by_alias() -> None:
+            pxla.compiler = caller
+            self.compile_new()
+
+        return compile_by_alias
 
     def reset(self) -> None:
         import jax
@@ -139,6 +149,61 @@ def test_arguments_are_told_by_name_type_and_shape(tmp_path: Path) -> None:
     assert told[2] == str(tmp_path / "program.py")
 
 
+@pytest.mark.tells("jax", "key", "reason")
+def test_static_arguments_are_told_and_where_they_are_not_known_that_is_said(tmp_path: Path) -> None:
+    told = in_process(
+        """
+        import functools, jax, numpy
+        from pytest_jitguard.core.explain import Background, explain
+
+        @functools.partial(jax.jit, static_argnums=(1,), static_argnames=("mode",))
+        def scale(x, factor, mode="up"):
+            return x * factor if mode == "up" else x / factor
+
+        def cause(served, *warmed):
+            print(explain(served, Background(warmed=warmed)).cause)
+
+        ones = jax.device_put(numpy.ones(8, numpy.float32))
+        with armed(MONITOR) as watch:
+            scale(ones, 2)
+            scale(ones, 3)
+            scale(ones, 2, mode="down")
+            first, number, mode = watch.news()
+            print(*first.key, sep="|")
+            cause(number, first)
+            cause(mode, first)
+            scale.lower(ones, 4).compile()
+            scale.lower(ones, 5).compile()
+            lowered, again = watch.news()
+            cause(again, lowered)
+            jax.jit(lambda x: x + scale(x, 7))(ones)
+            (outer,) = watch.news()
+            print(outer.kernel, *outer.key)
+            scale(ones, 2)
+            print(len(watch.news()))
+
+            @functools.partial(jax.jit, static_argnums=(1,))
+            def prepares(x, factor):
+                inner.compile()
+                return x * factor
+
+            inner = jax.jit(lambda x: x - 1).lower(ones)
+            prepares(ones, 6)
+            print(*(f"{event.kernel} {[part.name for part in event.key]}" for event in watch.all_news()))
+        """,
+        JAX,
+        tmp_path,
+        JAX_PLATFORMS="cpu",
+    )
+    assert told[0] == "f32[8]|2|cpu"
+    assert told[1] == "factor 2 → 3"
+    assert told[2] == "mode absent → 'down'"
+    assert told[3].startswith("it was compiled here before for the same key")
+    assert told[4] == "_lambda f32[8] cpu"
+    assert told[5] == "0"
+    assert told[6] == "_lambda ['x', 'platform'] prepares ['x', 'factor', 'platform']"
+
+
 @pytest.mark.tells("jax", "cache_load", "blind")
 def test_loads_are_told_from_compiles_though_somebody_threw_out_all_listeners(tmp_path: Path) -> None:
     program = """
@@ -186,6 +251,30 @@ def test_a_compile_past_the_function_is_seen_by_its_duration(tmp_path: Path) -> 
         JAX_PLATFORMS="cpu",
     )
     assert told == ["sneaky compile True seen when it was over", "1 unproven"]
+
+
+@pytest.mark.tells("jax", "blind")
+def test_a_compile_by_a_name_that_was_taken_before_the_guard_begins_before_it_ends(tmp_path: Path) -> None:
+    told = in_process(
+        """
+        import jax, numpy, sys, types
+        from jax._src import compiler
+        from jax._src.interpreters import pxla
+
+        pxla.compiler = sys.modules["taken"] = types.ModuleType("taken")
+        vars(pxla.compiler).update({**vars(compiler), "__name__": "taken"})
+        ones = jax.device_put(numpy.ones(8, numpy.float32))
+        with armed(MONITOR) as watch:
+            jax.jit(lambda x: x + 1)(ones)
+            (event,) = watch.news()
+            print(event.detail, *event.key)
+        print(pxla.compiler.compile_or_get_cached is compiler.compile_or_get_cached)
+        """,
+        JAX,
+        tmp_path,
+        JAX_PLATFORMS="cpu",
+    )
+    assert told == [" f32[8] cpu", "True"]
 
 
 @pytest.mark.tells("jax", "refuse")

@@ -128,6 +128,7 @@ def test_a_lock_that_a_dead_process_left_is_a_wait_that_is_seen_while_it_lasts(s
     process = stage.start_until(waits, CALL + body)
     (begun,) = stage.journalled()
     assert (begun["kind"], begun["kernel"]) == ("lock_wait", "module_norm")
+    assert str(lock) in begun["reason"], "whoever looks meanwhile can see what to delete"
     lock.unlink()
     scene = stage.finish(process)
     # Who waited builds nothing, and finds nothing if the other never did.

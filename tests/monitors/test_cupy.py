@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pytest_jitguard.contract import MonitorContract
+from pytest_jitguard.contract import MonitorContract, module_with
 from tests.conftest import ROOT
 
 CUPY = "pytest_jitguard.monitors.cupy:CupyMonitor"
@@ -31,7 +31,6 @@ class _Cupy(MonitorContract):
     monitor = CUPY
     __test__ = False
     not_there: ClassVar[Mapping[str, str]] = {
-        "alias": "CuPy calls its functions as attributes of their module, and nobody else does",
         "reset": "there is no reset",
         "hide": "there is nothing to hide but the functions themselves, see put_back",
         "sneak_in": "what CuPy's compiled code has memoized cannot be looked through",
@@ -53,6 +52,11 @@ class _Cupy(MonitorContract):
 
     def load_from_disk(self) -> None:
         self.look_up(source("stored"))
+
+    def alias(self) -> Any:
+        caller = module_with("from cupy.cuda.compiler import _compile_using_nvrtc_no_warning as build")
+        text = source(f"kernel_{self.number()}")
+        return lambda: caller.build(text, ("-std=c++17",), "90")
 
 
 @pytest.mark.tells(

@@ -221,14 +221,24 @@ spec("cold").build_and_load(); say("allowed")
     # A module that is built and up to date is refused as well: FlashInfer would ask ninja whether it is.
     assert scene["raised"] == ["MissingJITCacheError"] * 2
     assert scene.kinds("refused") == ["compile cold failed", "compile warm failed"]
+    why = "refused because of --jitguard-deny=flashinfer, which sets FLASHINFER_DISABLE_JIT; "
+    assert all(event["reason"].startswith(why) for event in scene["refused"])
     assert scene["variable"] is None
     assert scene.kinds("allowed") == ["compile cold"]
 
 
 def test_the_switch_that_a_user_had_set_stays(stage: Stage) -> None:
-    body = "import flashinfer.jit\nmonitor.refuse(True); monitor.refuse(False)\n"
-    scene = stage.play(body + "told['variable'] = os.environ['FLASHINFER_DISABLE_JIT']", FLASHINFER_DISABLE_JIT="yes")
+    scene = stage.play(
+        BUILD
+        + """
+monitor.refuse(True); monitor.refuse(False)
+told["variable"] = os.environ["FLASHINFER_DISABLE_JIT"]
+raised(spec("cold").build_and_load); say("refused")
+""",
+        FLASHINFER_DISABLE_JIT="yes",
+    )
     assert scene["variable"] == "yes"
+    assert scene.one("refused")["reason"].startswith("refused because of FLASHINFER_DISABLE_JIT, which is set; ")
 
 
 @pytest.mark.tells("flashinfer", "blind")

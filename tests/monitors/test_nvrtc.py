@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 import pytest
 from armed import armed
 
-from pytest_jitguard.contract import MonitorContract
+from pytest_jitguard.contract import MonitorContract, module_with
+from pytest_jitguard.core.events import CompileEvent
+from pytest_jitguard.core.explain import Background, explain
 from pytest_jitguard.monitors._cuda_source import kernel_name, kernels_in_image, kernels_in_source, key_of
 
 NVRTC = "pytest_jitguard.monitors.nvrtc:NvrtcMonitor"
@@ -55,7 +57,6 @@ class TestContractOfTheBindings(MonitorContract):
     not_there: ClassVar[Mapping[str, str]] = {
         **ALWAYS_COLD,
         "fail": "NVRTC returns a code and raises nothing, see below",
-        "alias": "a C function taken by name before us is out of reach; the CUPTI witness sees what it makes",
         "reload": "a module in C is not made anew by a reload",
         "renamed": "the name is the C library's",
     }
@@ -71,6 +72,11 @@ class TestContractOfTheBindings(MonitorContract):
 
         nvrtc.nvrtcGetCUBINSize(self.made)
 
+    def alias(self) -> Any:
+        caller = module_with("from cuda.bindings.nvrtc import nvrtcCompileProgram as build")
+        made = program(source(f"kernel_{self.number()}"))
+        return lambda: caller.build(made, 1, [ARCH])
+
 
 @pytest.mark.tells("cuda_core", "compile", "name", "seconds", "failed", "threads", "uninstall", "blind", "no_frames")
 class TestContractOfCudaCore(MonitorContract):
@@ -78,7 +84,6 @@ class TestContractOfCudaCore(MonitorContract):
     requires = ("cuda.core",)
     not_there: ClassVar[Mapping[str, str]] = {
         **ALWAYS_COLD,
-        "alias": "the function is the module's own, and whoever takes it by name goes past everybody",
         "reload": "a module in C is not made anew by a reload",
         "renamed": "the caller is in C: nothing can be renamed in it",
     }
@@ -92,6 +97,13 @@ class TestContractOfCudaCore(MonitorContract):
 
     def repeat(self) -> None:
         assert self.made.code
+
+    def alias(self) -> Any:
+        from cuda.core import Program, ProgramOptions
+
+        caller = module_with("from cuda.core._program import _program_compile_uncached as build")
+        made = Program(source(f"kernel_{self.number()}"), "c++", ProgramOptions(arch="sm_90"))
+        return lambda: caller.build(made, "cubin", None, None)
 
     def fail(self) -> None:
         from cuda.core import Program, ProgramOptions
@@ -107,7 +119,6 @@ class TestContractOfTorch(MonitorContract):
     requires = ("torch", "cuda.bindings")
     not_there: ClassVar[Mapping[str, str]] = {
         **ALWAYS_COLD,
-        "alias": "a private function that torch imports anew for each kernel: nobody takes it by name before us",
         "reload": "torch.cuda registers types with C++ that it cannot register twice",
     }
 
@@ -121,6 +132,11 @@ class TestContractOfTorch(MonitorContract):
 
     def repeat(self) -> None:
         assert self.made
+
+    def alias(self) -> Any:
+        caller = module_with("from torch.cuda._utils import _nvrtc_compile as build")
+        name = f"kernel_{self.number()}"
+        return lambda: caller.build(source(name), name, "90")
 
     def fail(self) -> None:
         from torch.cuda import _utils
@@ -148,6 +164,10 @@ def compile_by_torch(name: str, **more: Any) -> Any:
         if "cuda" not in str(error).lower():
             raise
         return error
+
+
+def cause_of(served: CompileEvent, *warmed: CompileEvent) -> str:
+    return explain(served, Background(warmed=warmed)).cause
 
 
 # -- the bindings ------------------------------------------------------------------------------------------------------
@@ -198,6 +218,21 @@ def test_the_same_program_is_compiled_at_every_call_and_is_the_same(bindings: An
     assert (first.reason, "NVRTC keeps none" in second.reason) == ("", True)
 
 
+@pytest.mark.tells("nvrtc", "blind")
+def test_a_function_that_had_the_compile_before_the_guard_is_named(bindings: Any) -> None:
+    build = bindings.nvrtcCompileProgram
+
+    def has_it(made: Any) -> Any:
+        return build(made, 1, [ARCH])
+
+    del bindings
+    with armed(NVRTC) as watch:
+        watch.monitors.prove()
+        assert watch.monitor.state == "unproven"
+        assert "nvrtcCompileProgram was taken by name before the guard" in watch.monitor.detail
+        assert f"{__name__}.{has_it.__qualname__}" in watch.monitor.detail
+
+
 def test_arguments_by_name_are_understood(bindings: Any) -> None:
     with armed(NVRTC) as watch:
         _, made = bindings.nvrtcCreateProgram(
@@ -241,17 +276,37 @@ def test_loads_from_a_callers_program_cache_are_no_compiles() -> None:
     assert {part.name: part.value for part in event.key} == {"output": "cubin", "compiler": "NVRTC"}
 
 
+@pytest.mark.tells("cuda_core", "reason")
+def test_a_program_of_cuda_core_that_is_compiled_again_says_what_its_key_does_not() -> None:
+    pytest.importorskip("cuda.core")
+    from cuda.core import Program, ProgramOptions
+
+    text = 'extern "C" __global__ void divide(float* x) { x[0] /= x[1]; }'
+    with armed(CORE) as watch:
+        for fast in (False, True, False):
+            Program(text, "c++", ProgramOptions(arch="sm_90", use_fast_math=fast)).compile("cubin")
+        warmed, other, same = watch.news()
+    assert warmed.reason == ""
+    assert "with other options, which cuda.core does not show" in cause_of(other, warmed)
+    assert cause_of(same, warmed).startswith("this very binary was made before")
+
+
 # -- torch -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.tells("torch_nvrtc", "key", "name")
-def test_a_kernel_of_torch_has_key_and_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def torch_with_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cuda.bindings.nvrtc")
     utils = pytest.importorskip("torch.cuda._utils")
     extension = pytest.importorskip("torch.utils.cpp_extension")
     monkeypatch.setattr(utils, "_get_gpu_rtc_library", utils._get_gpu_rtc_library)
     monkeypatch.setattr(extension, "include_paths", extension.include_paths)
     give_torch_nvrtc()
+
+
+@pytest.mark.tells("torch_nvrtc", "key", "name")
+@pytest.mark.usefixtures("torch_with_nvrtc")
+def test_a_kernel_of_torch_has_key_and_cure() -> None:
     with armed(TORCH) as watch:
         options = ["-DTILE=8"]
         compile_by_torch("tiled", nvcc_options=options)
@@ -262,6 +317,19 @@ def test_a_kernel_of_torch_has_key_and_cure(monkeypatch: pytest.MonkeyPatch) -> 
     assert (told["arch"], told["TILE"]) == ("sm_90", "8")
     assert "keep the kernel that it returns" in event.cure
     assert event.stack[0].startswith(__file__)
+
+
+@pytest.mark.tells("torch_nvrtc", "reason")
+@pytest.mark.usefixtures("torch_with_nvrtc")
+def test_a_kernel_of_torch_that_is_compiled_again_is_told_by_what_changed() -> None:
+    with armed(TORCH) as watch:
+        for options in (["-DTILE=8"], ["-DTILE=16"], ["-DTILE=8", "--use_fast_math"], ["-DTILE=8"]):
+            compile_by_torch("tiled", nvcc_options=options)
+        warmed, macro, option, same = watch.news()
+    assert cause_of(macro, warmed) == "TILE 8 → 16"
+    assert cause_of(option, warmed) == "use_fast_math absent → on"
+    why = "this very kernel was compiled before, and torch keeps none: each call compiles it anew"
+    assert cause_of(same, warmed) == why
 
 
 def test_a_torch_that_cannot_compile_kernels_is_not_called_blind(monkeypatch: pytest.MonkeyPatch) -> None:

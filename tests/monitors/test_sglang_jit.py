@@ -133,7 +133,9 @@ load("cold"); say("allowed")
 """
     )
     assert (scene["raised"], scene["variable"]) == (["", "RuntimeError"], None)
-    assert scene["refused"] == []
+    refused = scene.one("refused")
+    assert (refused["kind"], refused["kernel"], refused["status"]) == ("compile", "sgl_kernel_jit_cold", "failed")
+    assert refused["reason"].startswith("refused because of --jitguard-deny=sglang_jit, which sets SGLANG_CRASH_ON_JIT")
     assert scene.kinds("allowed") == ["compile sgl_kernel_jit_cold"]
 
 

@@ -10,7 +10,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "the bindings' compile is not hooked",
         f"{M}/nvrtc.py",
-        '        self.wrap(module, "nvrtcCompileProgram", self._compile)\n',
+        '        self.wrap(module, "nvrtcCompileProgram", self._compile, public=True)\n',
         "",
         f"{T}/test_nvrtc.py::test_the_same_program_is_compiled_at_every_call_and_is_the_same",
     ),
@@ -59,8 +59,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "programs that are never compiled pile up",
         f"{M}/nvrtc.py",
-        "        while len(self._programs) >= _MOST_PROGRAMS:\n",
-        "        while False:\n",
+        "    while len(programs) >= _MOST_PROGRAMS:\n",
+        "    while False:\n",
         f"{T}/test_nvrtc.py::test_programs_that_are_never_compiled_do_not_pile_up",
     ),
     Mutation(
@@ -140,6 +140,76 @@ MUTATIONS: tuple[Mutation, ...] = (
         "",
         f"{T}/test_numba.py::test_no_cure_is_given_that_means_something_else",
     ),
+    Mutation(
+        "names that were taken before the guard are left alone",
+        f"{M}/_aliases.py",
+        "                names[name] = ours\n",
+        "                pass\n",
+        f"{T}/test_nvrtc.py::TestContractOfTheBindings::test_sees_or_says_that_it_is_blind[alias]",
+    ),
+    Mutation(
+        "names that were taken before the guard are not put back",
+        f"{M}/_wrapping.py",
+        "        self._aliases.put_back()\n",
+        "",
+        f"{T}/test_aliases.py::test_a_name_that_was_taken_before_is_seen_once_and_put_back",
+    ),
+    Mutation(
+        "names that somebody else has put elsewhere since are put back",
+        f"{M}/_aliases.py",
+        "            if names.get(name) is ours:\n",
+        "            if True:\n",
+        f"{T}/test_aliases.py::test_what_somebody_else_put_there_since_stays",
+    ),
+    Mutation(
+        "what another library defined is replaced everywhere",
+        f"{M}/_aliases.py",
+        '        if _top(getattr(original, "__module__", None)) == _top(names_of(owner).get("__name__")):\n',
+        "        if True:\n",
+        f"{T}/test_aliases.py::test_a_name_that_was_taken_before_is_seen_once_and_put_back",
+    ),
+    Mutation(
+        "classes are replaced everywhere",
+        f"{M}/_aliases.py",
+        " or isinstance(original, type):\n",
+        ":\n",
+        f"{T}/test_aliases.py::test_a_name_that_was_taken_before_is_seen_once_and_put_back",
+    ),
+    Mutation(
+        "one name of a function is wrapped over another",
+        f"{M}/_wrapping.py",
+        "        if any(hook.ours is found and hook.around == around for hook in self._hooks):\n",
+        "        if False:\n",
+        f"{T}/test_aliases.py::test_a_module_that_is_hooked_into_later_and_has_taken_ours_by_name_is_hooked_once",
+    ),
+    Mutation(
+        "modules are asked for their names",
+        f"{M}/_aliases.py",
+        '    names: dict[str, Any] = vars(ModuleType)["__dict__"].__get__(module)\n',
+        "    names: dict[str, Any] = vars(module)\n",
+        f"{T}/test_aliases.py::test_odd_modules_are_left_in_peace",
+    ),
+    Mutation(
+        "whatever passes for a module is looked into",
+        f"{M}/_aliases.py",
+        "        if issubclass(type(module), ModuleType) and (not within",
+        "        if isinstance(module, ModuleType) and (not within",
+        f"{T}/test_aliases.py::test_odd_modules_are_left_in_peace",
+    ),
+    Mutation(
+        "who else has NVRTC's compile is not looked for",
+        f"{M}/nvrtc.py",
+        '"nvrtcCompileProgram", self._compile, public=True)\n',
+        '"nvrtcCompileProgram", self._compile)\n',
+        f"{T}/test_nvrtc.py::test_a_function_that_had_the_compile_before_the_guard_is_named",
+    ),
+    Mutation(
+        "a kernel of torch that is compiled again passes for evicted",
+        f"{M}/nvrtc.py",
+        '            told.reason = "this very kernel was compiled before, and torch',
+        '            told.detail = "this very kernel was compiled before, and torch',
+        f"{T}/test_nvrtc.py::test_a_kernel_of_torch_that_is_compiled_again_is_told_by_what_changed",
+    ),
 )
 
 HEAVY: tuple[Mutation, ...] = (
@@ -205,6 +275,20 @@ HEAVY: tuple[Mutation, ...] = (
         'self._here.kind or "lock_wait"',
         'self._here.kind or "compile"',
         f"{H}/test_numba_cuda.py::test_a_thread_that_waited_for_another_one_s_compile_compiled_nothing",
+    ),
+    Mutation(
+        "JAX: static arguments are no part of the key",
+        f"{M}/_jax_keys.py",
+        "    static = _static_arguments(name_of(computation))\n",
+        "    static: list[Component] = []\n",
+        f"{H}/test_jax.py::test_static_arguments_are_told_and_where_they_are_not_known_that_is_said",
+    ),
+    Mutation(
+        "JAX: the static arguments of a call around are taken for those of what it compiles",
+        f"{M}/_jax_keys.py",
+        '        if getattr(known["fun"], "__name__", "") != name:\n',
+        "        if False:\n",
+        f"{H}/test_jax.py::test_static_arguments_are_told_and_where_they_are_not_known_that_is_said",
     ),
 )
 """Those that need a heavy library."""

@@ -27,7 +27,10 @@ def load_jit(*args: str, source: str, flags: tuple[str, ...] = ()) -> Any:
     if library.exists():
         return _load(library)
     if os.environ.get("SGLANG_CRASH_ON_JIT_COMPILE") == "1":
-        raise RuntimeError(f"JIT module '{spec.module_name}' has no usable cached build under {scope}")
+        raise RuntimeError(
+            f"JIT module '{spec.module_name}' has no usable cached build under {scope}, "
+            "and SGLANG_CRASH_ON_JIT_COMPILE forbids compiling"
+        )
     with _build_lock(scope):
         if library.exists():
             return _load(library)
