@@ -351,6 +351,21 @@ class BuildMonitor(WrappingMonitor):
             self.known.pop(found, None)
             raise
 
+    def found(self, name: str, artifact: AnyPath) -> None:
+        """Record the first use of a library that somebody else built; how long it takes to load is not seen."""
+        found = identity(artifact)
+        if found is not None and found not in self.known:
+            self.known[found] = name
+            self.record(
+                name,
+                kind="cache_load",
+                started=monotonic(),
+                frame=sys._getframe(1),
+                timed=False,
+                key=parameters(name),
+                artifact_hash=str(found),
+            )
+
     @contextlib.contextmanager
     def waiting(self, name: str, lock: AnyPath, holder: str) -> Iterator[None]:
         """Record the block as a wait for a lock; `holder` says who has it."""

@@ -7,11 +7,15 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 from pytest_jitguard.monitors import Tells
 from pytest_jitguard.monitors._builds import BuildMonitor, baton_holder
+from pytest_jitguard.monitors._frames import find_frame
+
+_NEAR = 8
+"""How many frames away, at most, the function is that waits for a lock in order to load a library."""
 
 
 class _Asked(NamedTuple):
@@ -23,7 +27,11 @@ class _Asked(NamedTuple):
 
 
 class CppExtensionMonitor(BuildMonitor):
-    """Sees builds, first loads of what another process built, and waits for its lock, which a dead process leaves."""
+    """Sees builds, first loads of what another process built, and waits for its lock, which a dead process leaves.
+
+    torch runs ninja for each extension that the process asks for the first time, if only to find that nothing is to be
+    done. So it is enough to watch that, and the waits: the function that loads runs for each repeated `load()` as well.
+    """
 
     name: ClassVar[str] = "cpp_extension"
     target: ClassVar[str] = "torch.utils.cpp_extension"
@@ -36,9 +44,8 @@ class CppExtensionMonitor(BuildMonitor):
     )
 
     def hook_in(self, module: ModuleType) -> None:
-        """Take what runs ninja for an extension, what loads one, and the wait for the lock between them."""
+        """Take what runs ninja for an extension, and the wait for another one who does."""
         self.wrap(module, "_write_ninja_file_and_build_library", self._build)
-        self.wrap(module, "_import_module_from_library", self._load)
         self.wrap(module, "FileBaton.wait", self._wait)
 
     def _build(self, build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -67,12 +74,17 @@ class CppExtensionMonitor(BuildMonitor):
         version: int | None = versioner.get_version(name) if versioner is not None else None
         return version
 
-    def _load(self, load: Callable[..., Any], module_name: str, path: str, *args: Any, **kwargs: Any) -> Any:
-        library = Path(path, f"{module_name}{getattr(sys.modules[self.target], 'LIB_EXT', '.so')}")
-        with self.loading(module_name, library):
-            return load(module_name, path, *args, **kwargs)
-
     def _wait(self, wait: Callable[..., Any], baton: Any) -> Any:
         lock = baton.lock_file_path
         with self.waiting(Path(lock).parent.name, lock, baton_holder(lock)):
-            return wait(baton)
+            answer = wait(baton)
+        self.guarded("what another process built", self._find, Path(lock).parent, sys._getframe(1))
+        return answer
+
+    def _find(self, folder: Path, frame: FrameType) -> None:
+        """Take the library that somebody else has built; whoever waited loads it next."""
+        library = sys.modules[self.target]
+        asked = getattr(getattr(library, "_jit_compile", None), "__code__", None)
+        caller = find_frame(frame, [asked] if asked else [], _NEAR)
+        name = caller.f_locals.get("name", folder.name) if caller else folder.name
+        self.found(name, folder / f"{name}{getattr(library, 'LIB_EXT', '.so')}")
