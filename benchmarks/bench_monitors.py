@@ -1,131 +1,162 @@
 """Steady state through every armed system: in-process hits, armed against bare. Zero events, zero frames of ours.
 
-For each system the calls that its contract repeats (`MonitorContract.repeat`), 100,000 of them or 10 s, whichever comes
-first. Systems whose library is not installed are left out. `python -m benchmarks.bench_monitors [SYSTEM...]`.
+For each system the calls that its contract repeats (`MonitorContract.repeat`) and those of `benchmarks/hits.py`,
+100,000 of them or 10 s, whichever comes first. Systems whose library is not installed are left out.
+`python -m benchmarks.bench_monitors [SYSTEM...]`.
+
+The toolchain's monitor runs, in C, at each audit event, and cannot be taken out of a process. So what it adds to hits
+that raise audit events is not interleaved: the best of some runs without it, then with it.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
+import gc
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.interleaved import interleave, ratio, show
-from pytest_jitguard._contract_bench import counting_frames, monitor_class
-from pytest_jitguard._contract_process import Origin
-from pytest_jitguard.contract import MonitorContract
+from benchmarks.hits import Hit, NeedsGPU, hits
+from benchmarks.interleaved import Ratio, interleave, ratio
+from benchmarks.subjects import Subject, each, one
+from pytest_jitguard._contract_bench import counting_frames
 from pytest_jitguard.core.recorder import Recorder
-from pytest_jitguard.monitors import MonitorSet
+from pytest_jitguard.monitors import MonitorSet, _toolchain_audit
 
-ROOT = Path(__file__).resolve().parents[1]
 CALLS, SECONDS, ROUNDS, PROFILED = 100_000, 10.0, 60, 10_000
-WARM = 100
-"""Calls before each round: the interpreter forgets what it learned of a function when an attribute is replaced."""
-PATHS = [str(ROOT), *(str(ROOT / "tests" / name) for name in ("monitors", "fakejit", "heavy"))]
-MISSING = 77
+BOUND = 1.01
+WARM = 0.02
+"""Seconds of calls before each round: the interpreter forgets what it learned when an attribute is replaced."""
+HEAD = (
+    "| system | µs bare | armed / bare | A/A: bare again / bare | hits | events | frames of ours "
+    "| audit events a hit: toolchain adds |"
+)
+
+
+@dataclass
+class Row:
+    """What was found of one kind of hit."""
+
+    label: str
+    hit: Hit
+    cost: Ratio
+    noise: Ratio
+    bare_us: float
+    calls: int
+    events: int
+    frames: int
+
+    def text(self, toolchain: float) -> str:
+        """Return a line of the table; `toolchain` is what its hooks add, as a share."""
+        over = f" OVER {BOUND}" * self.cost.missed(BOUND)
+        audited = _audit_events(self.hit)
+        net = f"{audited:g}: {toolchain:+.1%}" if audited else "0"
+        told = (self.cost.brief + over, self.noise.brief, self.calls, self.events, self.frames, net)
+        return f"| {self.label} | {self.bare_us:.2f} | {' | '.join(map(str, told))} |"
 
 
 def main() -> int:
-    if len(sys.argv) > 3 and sys.argv[1] == "--one":
-        return measure(Path(sys.argv[2]), sys.argv[3], set(sys.argv[4:]))
-    failed = 0
-    for file, name in subjects():
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")])}
-        command = [sys.executable, "-m", "benchmarks.bench_monitors", "--one", str(file), name, *sys.argv[1:]]
-        code = subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode
-        failed += code not in (0, MISSING)
-    return 1 if failed else 0
+    if sys.argv[1:2] == ["--one"]:
+        return one(sys.argv[2:], measure)
+    print(f"{HEAD}\n|{'---|' * (HEAD.count('|') - 1)}", flush=True)
+    return each("benchmarks.bench_monitors", sys.argv[1:])
 
 
-def subjects() -> Iterator[tuple[Path, str]]:
-    """Find the classes that describe monitors to their contract."""
-    for file in sorted((ROOT / "tests").rglob("*.py")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            if line.startswith("class Test") and "Contract)" in line:
-                yield file, line.split("(")[0].removeprefix("class ").strip()
-
-
-def measure(file: Path, name: str, wanted: set[str]) -> int:
-    """Measure one system in this process; every process has one, for what a library patches stays."""
-    with tempfile.TemporaryDirectory() as folder:
+def measure(subject: Subject) -> int:
+    """Print a row for each kind of hit; return 1 if there was an event, or a frame of ours."""
+    rows = []
+    for name, make in hits(subject):
         try:
-            subject = Origin(f"subject_{file.stem}", str(file), name, folder).load()
-            system = monitor_class(subject).name
-        except BaseException as error:  # noqa: BLE001 - a test module skips where its library is missing
-            print(f"\n{file.stem}::{name}: left out ({type(error).__name__}: {str(error).splitlines()[0][:100]})")
-            return MISSING
-        if (wanted and system not in wanted) or "repeat" in subject.not_there:
-            return MISSING
-        os.environ.update(subject.environment(Path(folder)))
-        try:
-            subject.bring()
-        except ImportError as error:
-            print(f"\n{system}: left out ({error})")
-            return MISSING
-        return compare(subject, system)
+            rows.append(compare(subject, f"{subject.label}{name}", make(subject.contract)))
+        except NeedsGPU as reason:
+            print(f"| {subject.label}{name} | needs a GPU: {reason} |", flush=True)
+    without = [_best(row.hit) for row in rows]
+    _toolchain_audit.listen(lambda event, args: None)
+    within = [_best(row.hit) for row in rows]
+    for row, bare, hooked in zip(rows, without, within, strict=True):
+        print(row.text(hooked / bare - 1), flush=True)
+    return 1 if any(row.events or row.frames for row in rows) else 0
 
 
-def compare(subject: MonitorContract, system: str) -> int:
-    """Print the ratio; return 1 if there was an event, or a frame of ours."""
-    subject.compile_new()
-    subject.repeat()
-    per_round = max(1, min(CALLS, int(SECONDS / _seconds(subject, 20) * 20)) // ROUNDS)
-    told: list[Any] = []
-    path = subject.monitor if isinstance(subject.monitor, str) else _path_of(subject.monitor)
-    monitors: list[MonitorSet] = []
+def compare(subject: Subject, label: str, hit: Hit) -> Row:
+    """Run the rounds of one kind of hit."""
+    per_round = _per_round(hit)
+    events: list[Any] = []
 
     def armed() -> float:
-        monitors[:] = [MonitorSet([path], Recorder("benchmark", told.append))]
-        monitors[0].arm()
-        assert [monitor.state for monitor in monitors[0]] == ["unproven"]
-        told.clear()
+        monitors = _armed(subject, events)
         try:
-            return _seconds(subject, per_round)
+            return _seconds(hit, per_round)
         finally:
-            events.extend(told)
-            monitors[0].disarm()
+            monitors.settle()
+            monitors.disarm()
 
-    events: list[Any] = []
-    bare = lambda: _seconds(subject, per_round)  # noqa: E731
+    def bare() -> float:
+        return _seconds(hit, per_round)
+
+    gc.freeze()  # what was made so far is not looked through in each round
     seconds = interleave({"armed": armed, "bare": bare, "again": bare}, ROUNDS)
-    frames = _frames(subject, path, min(PROFILED, per_round * ROUNDS))
-    microseconds = min(seconds["bare"]) / per_round * 1e6
-    ratios = [
-        ratio("armed / bare", seconds["armed"], seconds["bare"]),
-        ratio("A/A: bare again / bare", seconds["again"], seconds["bare"]),
-    ]
-    show(f"{system}: {per_round * ROUNDS} hits armed, {microseconds:.1f} µs bare", ratios)
-    print(f"  {len(events)} events, {frames} frames of ours")
-    return 1 if events or frames else 0
+    cost, noise = (ratio(name, seconds[name], seconds["bare"]) for name in ("armed", "again"))
+    calls = per_round * ROUNDS
+    frames = _frames(subject, hit, min(PROFILED, calls))
+    return Row(label, hit, cost, noise, min(seconds["bare"]) / per_round * 1e6, calls, len(events), frames)
 
 
-def _seconds(subject: MonitorContract, calls: int) -> float:
-    for _ in range(min(WARM, calls)):
-        subject.repeat()
-    began = time.perf_counter()
-    for _ in range(calls):
-        subject.repeat()
-    return time.perf_counter() - began
+def _per_round(hit: Hit) -> int:
+    a_second = 20 / _seconds(hit, 20)
+    return max(1, round(min(CALLS, SECONDS * a_second) / ROUNDS + 0.5))
 
 
-def _frames(subject: MonitorContract, path: str, calls: int) -> int:
-    monitors = MonitorSet([path], Recorder("frames", lambda record: None))
+def _armed(subject: Subject, told: list[Any]) -> MonitorSet:
+    """Arm as a guard does; what is told from here on is an event."""
+    monitors = MonitorSet([subject.monitor], Recorder("benchmark", told.append))
+    before = len(told)
     monitors.arm()
+    assert [monitor.state for monitor in monitors] == ["unproven"], [monitor.to_wire() for monitor in monitors]
+    del told[before:]
+    return monitors
+
+
+def _seconds(hit: Hit, calls: int) -> float:
+    gc.collect()
+    until = time.perf_counter() + WARM
+    while time.perf_counter() < until:
+        hit()
+    began = time.thread_time()  # a hit waits for nobody: what other processes take of the machine does not count
+    for _ in range(calls):
+        hit()
+    return time.thread_time() - began
+
+
+def _frames(subject: Subject, hit: Hit, calls: int) -> int:
+    monitors = _armed(subject, [])
     try:
-        with counting_frames(subject) as called:
-            _seconds(subject, calls)
+        with counting_frames(subject.contract) as called:
+            for _ in range(calls):
+                hit()
     finally:
         monitors.disarm()
     return len(called)
 
 
-def _path_of(kind: type) -> str:
-    return f"{kind.__module__}:{kind.__qualname__}"
+def _best(hit: Hit, runs: int = 9) -> float:
+    calls = max(1, round(WARM / (_seconds(hit, 20) / 20)))
+    return min(_seconds(hit, calls) for _ in range(runs)) / calls
+
+
+def _audit_events(hit: Hit, calls: int = 100) -> float:
+    """Return how many audit events a hit raises. The hook stays for the process, and does nothing any more."""
+    counted, is_counting = 0, True
+
+    def count(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal counted
+        counted += is_counting
+
+    sys.addaudithook(count)
+    for _ in range(calls):
+        hit()
+    is_counting = False
+    return counted / calls
 
 
 if __name__ == "__main__":

@@ -28,6 +28,11 @@ class Ratio:
         """A bound is missed only if the whole interval lies above it."""
         return self.low > bound
 
+    @property
+    def brief(self) -> str:
+        """The ratio and its interval, for a table."""
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
     def __str__(self) -> str:
         return f"{self.name:44s} {self.value:6.3f}  [{self.low:.3f}, {self.high:.3f}]  ({self.rounds} rounds)"
 
