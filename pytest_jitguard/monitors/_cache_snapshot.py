@@ -54,8 +54,10 @@ _IGNORED = (
     "*-atime",
     "*.pid_*",
     "*~",
+    "cuda_utils.*",
+    "hip_utils.*",
 )
-"""Names of what is no product: temporary files, locks, logs, marks of use."""
+"""Names of what is no product: temporary files, locks, logs, marks of use; Triton's own helper, once per machine."""
 
 _is_ignored = re.compile("|".join(map(translate, _IGNORED))).match
 

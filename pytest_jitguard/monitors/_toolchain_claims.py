@@ -21,20 +21,23 @@ _AFTERWARDS = 1.0
 the launcher of a kernel, with gcc, when it has told its listener that the kernel is compiled."""
 
 _PROBES = (
-    ("torch/_inductor/cpu_vec_isa.py", "check_build"),
-    ("cuda/tile/_compile.py", "_get_max_supported_bytecode_version"),
-    ("triton/backends/nvidia/driver.py", "__init__"),  # Triton's own helper, once per machine (3.6, on an H100)
-    ("pytest_jitguard/monitors/__init__.py", "prove"),
-    ("pytest_jitguard/witness/build.py", "_compile"),
+    ("torch/_inductor/cpu_vec_isa.py", "check_build", ""),
+    ("cuda/tile/_compile.py", "_get_max_supported_bytecode_version", ""),
+    ("triton/backends/nvidia/driver.py", "__init__", "CudaUtils"),
+    ("triton/backends/amd/driver.py", "__init__", "HIPUtils"),
+    ("pytest_jitguard/monitors/__init__.py", "prove", ""),
+    ("pytest_jitguard/witness/build.py", "_compile", ""),
 )
-"""Functions whose compiles nobody serves: what instructions there are, whether our monitors live, our own witness."""
+"""Functions, of a class, whose compiles nobody serves: what instructions there are, Triton's own helper (once per
+machine), whether our monitors live, our own witness."""
 
 
 def is_probe(frame: FrameType | None) -> bool:
     """Tell whether a call is under way that compiles only to find something out."""
     for f in frames_of(frame):
-        for file, function in _PROBES:
-            if f.f_code.co_name == function and f.f_code.co_filename.endswith(file):
+        for file, function, kind in _PROBES:
+            is_it = f.f_code.co_name == function and f.f_code.co_filename.endswith(file)
+            if is_it and (not kind or type(f.f_locals.get("self")).__name__ == kind):
                 return True
     return False
 

@@ -37,14 +37,18 @@ class Entry:
     """Writes the entry of one variant: arguments by name, from the key alone where no value was seen.
 
     What has no source form gets a name that does not exist, so that the entry fails rather than warms something else.
-    The text is imports, one empty line, and the call with its remarks: reports put several under one set of imports.
+    `launches` says that this Triton compiles a launcher for each signature, which the entry is to do as well. The text
+    is imports, one empty line, and the call with its remarks: reports put several under one set of imports.
     """
 
-    def __init__(self, src: Any, launch: Launch | None, *, device: int = 0, backend: str = "") -> None:
+    def __init__(
+        self, src: Any, launch: Launch | None, *, device: int = 0, backend: str = "", launches: bool = False
+    ) -> None:
         self.src = src
         self.launch = launch or Launch()
         self.device = device
         self.backend = backend
+        self._end = ").run  # .run: the launcher as well, which .warmup() does not compile" if launches else ")"
         self._imports = {"import triton"}
         self._helpers: set[str] = set()
         self._remarks: list[str] = []
@@ -71,7 +75,7 @@ class Entry:
         given = [p for p in fn.params if p.name in self.src.signature]
         arguments = [f"{p.name}={self._argument(p)}" for p in given]
         options = [f"{name}={value or self._missing(name, '')}" for name, value in self.launch.options]
-        return [f"{kernel}.warmup(", *filled([*arguments, *options, "grid=(1,)"]), ")"]
+        return [f"{kernel}.warmup(", *filled([*arguments, *options, "grid=(1,)"]), self._end]
 
     def _argument(self, param: Any) -> str:
         one = is_annotated_one(self.src, param, (param.num,))

@@ -24,6 +24,7 @@ from pytest_jitguard.core.events import CompileEvent, Launch
 from pytest_jitguard.core.keys import Change, SpecializationKey
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.monitors import Monitor, Tells
+from pytest_jitguard.monitors import _triton_launchers as launchers
 from pytest_jitguard.monitors._frames import find_frame, frames_of, hidden_folders, stack_of
 from pytest_jitguard.monitors._triton_canary import compile_canary, is_canary, tuning_canary
 from pytest_jitguard.monitors._triton_entry import NOT_BY_WARMUP, Entry
@@ -83,6 +84,7 @@ class _Thread:
     tunings: list[_OpenTuning] = field(default_factory=list)
     tunings_begun: int = 0
     just_compiled: str = ""
+    launches_next: str = ""
     load_began: float = 0.0
 
 
@@ -135,6 +137,9 @@ class TritonMonitor(Monitor):
             self._patches.wrap(Autotuner, "check_disk_cache", self._check_disk_cache)
         if hasattr(getattr(module, "AsyncCompileMode", None), "submit"):
             self._patches.wrap(module.AsyncCompileMode, "submit", self._submit)
+        builder = sys.modules.get(launchers.BUILDER)
+        if launchers.are_compiled() and hasattr(builder, "_build"):
+            self._patches.wrap(builder, "_build", self._build)
         for chain, hook in self._load_hooks():
             chain.add(hook)
             self._patches.on_undo(functools.partial(chain.remove, hook))
@@ -291,6 +296,8 @@ class TritonMonitor(Monitor):
         # By now `options` is what the backend made of them, complete and in one form for compiles and disk hits.
         opened.options = _options(opened.frame.f_locals.get("options")) or opened.options
         self._here.just_compiled = hash if opened.origin.will_launch else ""
+        # Whoever compiles directly launches what it gets; `.warmup()` launches nothing.
+        self._here.launches_next = hash if opened.origin.will_launch or opened.origin.direct else ""
         self._names[hash] = (opened.event.kernel, opened.event.module)
         key, cure = self._describe(opened)
         self.recorder.end(
@@ -312,11 +319,15 @@ class TritonMonitor(Monitor):
         origin, target = opened.origin, opened.target
         try:
             key = key_of(opened.src, opened.options, target, origin.device)
-            backend = str(getattr(target, "backend", ""))
-            entry = Entry(opened.src, origin.launch, device=origin.device or 0, backend=backend).text()
+            entry = self._entry(opened.src, origin, target)
         except Exception as error:  # noqa: BLE001 - constexprs and sources may be any object
             return None, f"# no entry could be written: {type(error).__name__}: {error}"
         return key, NOT_BY_WARMUP if entry and origin.direct else entry
+
+    def _entry(self, src: Any, origin: _Origin, target: Any) -> str:
+        backend = str(getattr(target, "backend", ""))
+        launches = launchers.are_compiled()
+        return Entry(src, origin.launch, device=origin.device or 0, backend=backend, launches=launches).text()
 
     def _close_raised(self, here: _Thread, frame: FrameType) -> None:
         """Close what raised on the calling thread: compiles and benchmarks whose frames are not below this one."""
@@ -461,6 +472,32 @@ class TritonMonitor(Monitor):
             self.name, kernel, in_module, kind="device_load", started=here.load_began, stack=stack
         )
         self.recorder.end(event, artifact_hash=str(hash))
+
+    def _build(self, build: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
+        """Record the compile of a launcher, unless it belongs to an event: its kernel's, just now, or one around it."""
+        event = self._guarded("the beginning of a launcher", self._launcher_begins, name, sys._getframe(1))
+        if event is None:
+            return build(name, *args, **kwargs)
+        try:
+            with self.recorder.inside(event):
+                built = build(name, *args, **kwargs)
+        except BaseException:
+            self._guarded("a launcher that failed", functools.partial(self.recorder.end, event, status="failed"))
+            raise
+        self._guarded("a launcher", self.recorder.end, event)
+        return built
+
+    def _launcher_begins(self, name: Any, caller: FrameType) -> CompileEvent | None:
+        kernel = launchers.launched(name, caller)
+        if kernel is None or self._here.launches_next == str(kernel.hash) or self.recorder.enclosing():
+            return None
+        origin = self._origin(caller, kernel.src)
+        called, module = self._names.get(str(kernel.hash)) or _names(kernel.src)
+        event = self.recorder.begin(
+            self.name, called, module, launch=origin.launch, stack=origin.stack, reason=launchers.REASON
+        )
+        event.cure = self._entry(kernel.src, origin, kernel.metadata.target)
+        return event
 
     # -- what is resident ----------------------------------------------------------------------------------------------
 

@@ -141,6 +141,7 @@ def test_it_lasts_from_its_first_file_to_its_last(net: Net) -> None:
     "path",
     [
         "triton/0123/kernel.lock",
+        "triton/0123/cuda_utils.cpython-312-x86_64-linux-gnu.so",
         "triton/0123/tmp.pid_7_abc/kernel.cubin",
         "inductor/ab/cabc.so.lock",
         "inductor/ab/cabc.py",
