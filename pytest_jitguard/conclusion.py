@@ -12,10 +12,10 @@ import pytest
 from pytest_jitguard.assemble import Process
 from pytest_jitguard.core import baseline as baselines
 from pytest_jitguard.display import Display
+from pytest_jitguard.guarding import GUARDING_KEY
 from pytest_jitguard.processes import census
 from pytest_jitguard.reporters import json_report, model
 from pytest_jitguard.servers.leash import is_keeper
-from pytest_jitguard.serving import GUARDING_KEY
 from pytest_jitguard.warmup import once
 
 

@@ -11,7 +11,7 @@ from pytest_jitguard.display import Display
 from pytest_jitguard.distributed import Controller, Worker
 from pytest_jitguard.fixtures import SESSION_KEY
 from pytest_jitguard.guard import Guard
-from pytest_jitguard.serving import GUARDING_KEY, Guarding
+from pytest_jitguard.guarding import GUARDING_KEY, Guarding
 from pytest_jitguard.warmups import Warmups
 
 

@@ -6,14 +6,12 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
-import itertools
 import operator
 import os
 import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +19,8 @@ import pytest
 
 from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.core.phases import RequestSpan
+from pytest_jitguard.guarding import GUARDING_KEY, Guarding
 from pytest_jitguard.processes.census import is_python
-from pytest_jitguard.processes.inherit import Inherited
 from pytest_jitguard.processes.journal import shown_argv
 from pytest_jitguard.scopes import Scope
 from pytest_jitguard.servers.command import ServerCommand
@@ -43,31 +41,6 @@ __tracebackhide__ = operator.methodcaller("errisinstance", (ServerError, Traffic
 
 Warmup = Callable[["GuardedServer"], object]
 Traffic = Sequence["Request"]
-
-
-@dataclass
-class Guarding:
-    """What a guarded process lends to its servers: phases, what their trees inherit, a folder for their logs."""
-
-    session: GuardSession
-    inherited: Inherited | None
-    folder: Path
-    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    shared: list[tuple[GuardedServer, Meeting]] = field(default_factory=list)
-
-    def leave_shared(self) -> None:
-        """At the end of the session: leave what others started, then wait for the guests of one's own servers."""
-        for _, meeting in self.shared:
-            meeting.leave()
-        for server, meeting in self.shared:
-            if not server.is_attached:
-                meeting.wait_for_guests()
-            if server.is_running:
-                server.stop()
-        self.shared.clear()
-
-
-GUARDING_KEY = pytest.StashKey[Guarding]()
 
 
 class GuardedServer:
