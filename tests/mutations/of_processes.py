@@ -87,7 +87,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         "a shared server ends with the worker that started it",
-        "pytest_jitguard/serving.py",
+        "pytest_jitguard/guarding.py",
         "                meeting.wait_for_guests()\n",
         "                pass\n",
         "tests/serving/test_serving_xdist.py::test_a_shared_server_is_alive_until_the_last_worker_has_left",
