@@ -83,14 +83,18 @@ def test_a_shared_server_is_alive_until_the_last_worker_has_left(served: ServedR
         SHARED
         + """
     @pytest.mark.jitguard
-    def test_short(server, together):
-        together("short", ["long"])
-        server.drive([ask(["a"])])
+    def test_one(server, together):
+        together("one", ["two"])
+        stay(server)
 
     @pytest.mark.jitguard
-    def test_long(server, together):
-        together("long", ["short"])
-        time.sleep(2)
+    def test_two(server, together):
+        together("two", ["one"])
+        stay(server)
+
+    def stay(server):
+        if server.is_attached:  # the worker that has started it has nothing more to do meanwhile
+            time.sleep(2)
         server.drive([ask(["a"])])
     """
     )
