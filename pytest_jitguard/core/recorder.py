@@ -7,7 +7,7 @@ import itertools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from pytest_jitguard.core.clock import monotonic
@@ -82,10 +82,10 @@ class Recorder:
         finally:
             stack.remove(event)
 
-    def enclosing(self) -> CompileEvent | None:
-        """Return the innermost event that is under way on this thread and of which others are parts."""
+    def enclosing(self, without: Collection[str] = ()) -> CompileEvent | None:
+        """Return the innermost event, not of some kinds, that is under way on this thread and has others as parts."""
         stack: list[CompileEvent] = self._enclosing.__dict__.get("events", [])
-        return stack[-1] if stack else None
+        return next((event for event in reversed(stack) if event.kind not in without), None)
 
     def _is_ours(self, event: CompileEvent) -> bool:
         return event.id.rpartition("-")[0] == self.image

@@ -33,6 +33,7 @@ class Aliases:
     def __init__(self) -> None:
         self._wanted: dict[int, Any] = {}
         self._replaced: list[tuple[dict[str, Any], str, Any]] = []
+        self._given: list[Any] = []
 
     def want(self, owner: Any, original: Any, ours: Any) -> None:
         """Have names of a module's function replaced by `ours`, which stands in the module already.
@@ -43,6 +44,7 @@ class Aliases:
             return
         if _top(getattr(original, "__module__", None)) == _top(names_of(owner).get("__name__")):
             self._wanted[id(original)] = ours
+            self._given.append(ours)
 
     def adopt(self, owner: Any, name: str, ours: Any) -> None:
         """Put this name back as well: somebody took ours by it."""
@@ -63,6 +65,11 @@ class Aliases:
         while self._replaced:
             names, name, ours = self._replaced.pop()
             if names.get(name) is ours:
+                names[name] = original_of(ours)
+        given, self._given = {id(ours): ours for ours in self._given}, []
+        for module in _modules("") if given else ():  # modules that were imported meanwhile took ours
+            names = names_of(module)
+            for name, ours in _found(names, given):
                 names[name] = original_of(ours)
 
 

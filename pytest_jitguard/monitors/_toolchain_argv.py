@@ -46,7 +46,13 @@ _LAUNCHERS = {
 
 _TO_LAUNCHERS = re.compile(r"-.*|\d+(\.\d*)?[smhd]?|0x[0-9a-fA-F]+")
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh"})
-_TESTS = frozenset({"test", "[", "[["})
+_SUCCEED = frozenset(
+    {"cd", "mkdir", "export", "set", "unset", "umask", "ulimit", "source", ".", "echo", "printf", "rm", "true", ":"}
+)
+"""Commands that are not asked for an answer: what stands behind `&&` runs after them."""
+
+_BRANCHES = frozenset({"if", "for", "while", "until", "case", "select", "function", "return", "!"})
+"""Words of a shell behind which nothing in a text is certain to run."""
 
 _ASKS = frozenset(
     {"-E", "-M", "-MM", "-fsyntax-only", "-###", "-Wl,-t", "--version", "-V", "-dumpversion", "-dumpmachine"}
@@ -117,7 +123,7 @@ def _of_words(words: Sequence[str], executable: str, folder: str, deep: int) -> 
     if not words or not deep:
         return None
     if script := _script_of(words):
-        return _first(_of_script(script, folder, deep - 1))
+        return _of_script(script, folder, deep - 1)
     words = _wrapped(words)
     name = words[0].rpartition("/")[2]
     if name in ("ninja", "ninja-build"):
@@ -127,9 +133,9 @@ def _of_words(words: Sequence[str], executable: str, folder: str, deep: int) -> 
 
 
 def script_command(script: Any, folder: str = "") -> Command | Build | None:
-    """Tell what a text for a shell builds first (`os.system`); None if nothing. Never raises."""
+    """Tell what a text for a shell builds (`os.system`), if that is all it does; None if nothing. Never raises."""
     try:
-        return _first(_of_script(_word(script), folder, deep=2))
+        return _of_script(_word(script), folder, deep=2)
     except (OSError, TypeError, ValueError):
         return None
 
@@ -159,32 +165,45 @@ def _operand(words: Sequence[str]) -> tuple[int, bool]:
     return at, has_text
 
 
-def _of_script(script: str, folder: str, deep: int) -> Iterator[Command | Build]:
-    """Yield what the commands of a text build, as far as it is certain that they run."""
+def _of_script(script: str, folder: str, deep: int) -> Command | Build | None:
+    """Return what a text builds: None unless it is certain to run, and all that the text has to do.
+
+    What is built beside other things begins and ends at other moments than the shell, and may not be the last.
+    """
     lexer = shlex.shlex(script, posix=True, punctuation_chars="();<>|&\n")
     lexer.whitespace, lexer.whitespace_split = " \t\r", True
     words: list[str] = []
-    depends = False
+    built: list[Command | Build] = []
+    depends = branches = succeeds = redirects = False
     for token in [*lexer, ";"]:
         if token.strip("();<>|&\n"):
             words.append(token)
             continue
-        found = None if depends else _of_words(words, "", folder, deep)
-        depends = _depends(token, words, depends)
-        words = []
+        found = None if depends or branches else _of_words(words, "", folder, deep)
+        branches = branches or _branches(token, words) or (words[:1] == ["exit"] and not (depends and succeeds))
+        # `cd build || exit 1` goes on; of what was asked for an answer nobody knows.
+        succeeds = found is not None or bool(_SUCCEED.intersection(words[:1]))
         if found:
-            yield found
+            built.append(found)
+        elif words and not succeeds and words[0] != "exit" and not redirects:
+            return None
+        redirects = "<" in token or ">" in token
+        depends = _depends(token, words, depends, succeeds)
+        succeeds = succeeds and "||" in token
+        words = []
+    return built[0] if len(built) == 1 else None
 
 
-def _depends(token: str, before: Sequence[str], depended: bool) -> bool:
+def _branches(token: str, words: Sequence[str]) -> bool:
+    """Tell whether nothing behind these words is certain to run, or is no command at all."""
+    return bool(_BRANCHES.intersection(words[:1])) or "<<" in token or "()" in token
+
+
+def _depends(token: str, before: Sequence[str], depended: bool, succeeds: bool) -> bool:
     """Tell whether what comes next in a shell's text runs only if what came before it says so."""
     if "||" in token or not before:
         return depended or "||" in token
-    return "&&" in token and (depended or before[0] in _TESTS)
-
-
-def _first(found: Iterator[Command | Build]) -> Command | Build | None:
-    return next(found, None)
+    return "&&" in token and (depended or not succeeds)
 
 
 def _without_launchers(words: Sequence[str]) -> Sequence[str]:

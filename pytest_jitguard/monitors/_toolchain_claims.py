@@ -8,7 +8,7 @@ from types import FrameType
 
 from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.core.events import CompileEvent
-from pytest_jitguard.core.kinds import UNATTRIBUTED
+from pytest_jitguard.core.kinds import RECORDED_KINDS, UNATTRIBUTED
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.monitors import BUILTIN
 from pytest_jitguard.monitors._frames import frames_of
@@ -48,7 +48,7 @@ def claimant(recorder: Recorder, frame: FrameType | None) -> CompileEvent | None
     That is the one under way on this thread; or one of the library that is calling, which may have asked a pool of
     threads, or may have told its monitor a moment ago that it is done.
     """
-    around = recorder.enclosing()
+    around = recorder.enclosing(without=RECORDED_KINDS)
     if around is not None:
         return around
     thread, now = threading.current_thread().name, monotonic()
@@ -74,9 +74,13 @@ def around(recorder: Recorder, started: float, ended: float, thread: str = "") -
 
 
 def _latest(recorder: Recorder) -> Iterator[CompileEvent]:
-    """Yield the events of this process's monitors, the latest first."""
+    """Yield the events of this process's monitors, the latest first. What only waits or captures compiles nothing."""
     for event in recorder.events[: -_LATEST - 1 : -1]:
-        if event.system != UNATTRIBUTED and event.id.rpartition("-")[0] == recorder.image:
+        if (
+            event.system != UNATTRIBUTED
+            and event.kind not in RECORDED_KINDS
+            and event.id.rpartition("-")[0] == recorder.image
+        ):
             yield event
 
 

@@ -41,25 +41,37 @@ def read(path: str) -> bytes:
 
 def pids() -> list[int]:
     """Return the processes of this machine, none where there is no /proc."""
+    return [int(name) for name in names("/proc") if name.isdigit()]
+
+
+def names(path: str) -> list[bytes]:
+    """Return what is in a folder, nothing if it cannot be read."""
     libc, buffer = _libc()
     if libc is None or not hasattr(libc, "getdents64"):
-        return _pids_by_python()
-    folder = libc.open(b"/proc", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-    found: list[int] = []
+        return _names_by_python(path)
+    folder = libc.open(os.fsencode(path), os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    found: list[bytes] = []
     if folder >= 0:
         while (size := libc.getdents64(folder, buffer, _PIECE)) > 0:
-            found += _numbers(buffer.raw[:size])
+            found += _names(buffer.raw[:size])
         libc.close(folder)
     return found
 
 
-def _numbers(entries: bytes) -> list[int]:
+def link(path: str) -> str:
+    """Return where a link of the kernel's leads, empty if that cannot be told."""
+    libc, buffer = _libc()
+    if libc is None or not hasattr(libc, "readlink"):
+        return _link_by_python(path)
+    size = libc.readlink(path.encode(), buffer, _PIECE)
+    return os.fsdecode(buffer.raw[:size]) if size > 0 else ""
+
+
+def _names(entries: bytes) -> list[bytes]:
     found, at = [], 0
     while at < len(entries):
         length = _ENTRY.unpack_from(entries, at)[2]
-        name = entries[at + _ENTRY.size : at + length].partition(b"\0")[0]
-        if name.isdigit():
-            found.append(int(name))
+        found.append(entries[at + _ENTRY.size : at + length].partition(b"\0")[0])
         at += length
     return found
 
@@ -71,10 +83,11 @@ def _library() -> Any:
         import ctypes
 
         libc = ctypes.PyDLL(None)
-        for name in ("read", "getdents64"):
+        for name in ("read", "getdents64", "readlink"):
             if hasattr(libc, name):
                 getattr(libc, name).restype = ctypes.c_ssize_t
-                getattr(libc, name).argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t]
+                first = ctypes.c_char_p if name == "readlink" else ctypes.c_int
+                getattr(libc, name).argtypes = [first, ctypes.c_char_p, ctypes.c_size_t]
     except (ImportError, OSError, AttributeError):
         return None
     return libc
@@ -98,8 +111,15 @@ def _read_by_python(path: str) -> bytes:
         return b""
 
 
-def _pids_by_python() -> list[int]:
+def _names_by_python(path: str) -> list[bytes]:
     try:
-        return [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208 - pathlib is slow
+        return os.listdir(os.fsencode(path))  # noqa: PTH208 - pathlib is slow
     except OSError:
         return []
+
+
+def _link_by_python(path: str) -> str:
+    try:
+        return os.readlink(path)  # noqa: PTH115 - a link of the kernel's
+    except OSError:
+        return ""

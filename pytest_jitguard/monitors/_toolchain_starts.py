@@ -20,7 +20,6 @@ from pytest_jitguard.monitors._frames import stack_of
 from pytest_jitguard.monitors._toolchain_argv import Build, Command, command_of, is_compiler, script_command
 from pytest_jitguard.monitors._toolchain_claims import claimant, is_probe
 from pytest_jitguard.monitors._toolchain_files import here, resolved
-from pytest_jitguard.monitors._toolchain_tree import is_reporter
 
 FORK = "os.fork"
 _OURS = f"{Path(__file__).parent}/"
@@ -44,15 +43,16 @@ class Starting:
         return command_of(self.argv, self.executable, self.folder)
 
     def may_start_others(self) -> bool:
-        """Tell whether it may start compilers of which nobody hears: it is none, and no program that reports itself."""
+        """Tell whether it may start compilers of which nobody hears: a Python program until it reports, too."""
         words = self.argv if isinstance(self.argv, (list, tuple)) else [self.argv]
-        words = [os.fsdecode(word) for word in words]
-        return not is_compiler(words) and not is_reporter(words, self.env)
+        return not is_compiler([os.fsdecode(word) for word in words])
 
     def is_there(self, command: Command | Build) -> bool:
         """Tell whether the program is there: one that is missing compiles nothing, and its caller is told so."""
         # `execvp` tries every folder of the path.
         program = os.fsdecode(self.executable) if self.event == "os.exec" else command.words[0]
+        if self.event == "subprocess.Popen" and not (Path(here()) / self.folder).is_dir():
+            return False
         if "/" in program:
             return resolved(self.folder, program).exists()
         env = os.environ if self.event == "os.posix_spawn" else self.env

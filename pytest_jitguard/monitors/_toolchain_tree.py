@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import NamedTuple
 
 from pytest_jitguard.core.clock import monotonic
 from pytest_jitguard.monitors._toolchain_argv import Build, Command, command_of, is_compiler, process_of
-from pytest_jitguard.monitors._toolchain_proc import pids, read
+from pytest_jitguard.monitors._toolchain_proc import link, names, pids, read
 from pytest_jitguard.monitors._toolchain_response import is_elsewhere
 
 _STATE, _PARENT, _START, _STACK = 0, 1, 19, 25
@@ -70,6 +71,7 @@ class Tree:
         self._last = 0
         self._stats: dict[int, _Stat] = {}
         self._strangers: dict[int, list[str]] = {}
+        self._reporters: set[tuple[int, int]] = set()
         self._pid = os.getpid()
         self._stack = _stack(self._pid)
         self._looked = monotonic()
@@ -105,7 +107,7 @@ class Tree:
                 if not is_known(pid, words, command):
                     root = self._root(pid)
                     found[pid] = Living(pid, command, self._started(pid), root, self._started(root))
-            elif not is_compiler(words) and not _reports_itself(pid, words):
+            elif not is_compiler(words) and not self._reports_itself(pid, words):
                 strangers[pid] = words
                 nearest += children.get(pid, ())
         is_new = any(self._strangers.get(pid) != words for pid, words in strangers.items())
@@ -150,6 +152,29 @@ class Tree:
         self._stats[pid] = stat._replace(stack=0)  # it has become another program since
         return False
 
+    def _reports_itself(self, pid: int, words: list[str]) -> bool:
+        """Tell whether a process is a Python program that has begun to report.
+
+        One that inherited a guard cannot always: `python -S`, an environment without us. Its journal says so, if it is
+        to be found: not from a container. A process may have written a title over its name and its environment.
+        """
+        if not (_is_python(words[0] if words else "") or _is_python(link(f"/proc/{pid}/exe"))):
+            return False
+        who = (pid, self._stats[pid].start)
+        if who in self._reporters:
+            return True
+        environ = read(f"/proc/{pid}/environ")
+        told = next((line for line in environ.split(b"\0") if line.startswith(_REPORTS.encode())), b"")
+        if not told and (not environ or b"=" in environ):
+            return False
+        folder = _journals(told.partition(b"=")[2] or os.environ.get(_REPORTS, "").encode())
+        mine = f"-{pid}-{who[1]}-".encode()
+        is_elsewhere = link(f"/proc/{pid}/ns/pid") != link(f"/proc/{self._pid}/ns/pid")
+        if not folder or is_elsewhere or any(mine in name for name in names(folder)):
+            self._reporters.add(who)
+            return True
+        return False
+
     def _topmost(self, pid: int, words: list[str], command: Command) -> tuple[int, list[str], Command]:
         """Return the compiler that a process is, or the one that started it and was not one yet when we looked."""
         above = self._stats[pid].parent
@@ -169,6 +194,11 @@ class Tree:
 
     def _started(self, pid: int) -> float:
         return _monotonic_of(self._stats[pid].start)
+
+
+def tick() -> float:
+    """Return by how many seconds a process may have started later than the kernel says."""
+    return 1 / os.sysconf("SC_CLK_TCK")
 
 
 def has_children() -> bool:
@@ -244,22 +274,20 @@ def _words(pid: int) -> list[str]:
     return [os.fsdecode(word) for word in text.split(b"\0")] if text else []
 
 
-def is_reporter(words: Sequence[str], env: Any) -> bool:
-    """Tell whether what is started is a Python program that inherits a guard and so reports for itself."""
-    program = (words[0] if words else "").rpartition("/")[2]
-    return _PYTHON.fullmatch(program) is not None and _REPORTS in (os.environ if env is None else env)
-
-
 def _command(pid: int, words: list[str]) -> Command | Build | None:
     return process_of(words, folder_of(pid) if is_elsewhere(words) else "") if words else None
 
 
-def _reports_itself(pid: int, words: list[str]) -> bool:
-    program = (words[0] if words else "").rpartition("/")[2]
-    if not _PYTHON.fullmatch(program):
-        return False
-    name = f"{_REPORTS}=".encode()
-    return any(line.startswith(name) for line in read(f"/proc/{pid}/environ").split(b"\0"))
+def _is_python(program: str) -> bool:
+    return _PYTHON.fullmatch(program.rpartition("/")[2]) is not None
+
+
+def _journals(inherited: bytes) -> str:
+    """Return the folder that a process was told to report to, empty if that cannot be read."""
+    try:
+        return str(json.loads(inherited)["folder"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _monotonic_of(start: int) -> float:

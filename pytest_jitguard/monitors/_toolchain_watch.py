@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import weakref
 from _thread import LockType, allocate_lock, start_new_thread
 from collections.abc import Callable
@@ -25,6 +26,11 @@ _ENDS_SOON = 2.0
 """How long a fork waits for a look to be over, in seconds. A look takes milliseconds."""
 
 
+_FAULTS: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+_PROGRAMS: Final = signal.valid_signals() - _FAULTS
+"""Signals that are the program's to take: all but those that a thread's own fault raises."""
+
+
 def pause(quiet: float) -> float:
     """Return the seconds until the next look when nothing has happened for `quiet` seconds."""
     return next(seconds for until, seconds in _PAUSES if quiet < until)
@@ -42,12 +48,16 @@ class Watch:
 
     def __init__(self, look: Callable[[], tuple[bool, bool]], forked: Callable[[], None]) -> None:
         self._look, self.forked = look, forked
+        self.renew()
+        _watches.add(self)
+
+    def renew(self) -> None:
+        """Start anew in a forked child, which has no thread of ours: what it forks in turn is watched, too."""
         self._state = RLock()  # a signal's handler may start a program while we are in here
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._done: LockType | None = None
         self._holds, self._is_needed = 0, False
         self._until = self._news = 0.0
-        _watches.add(self)
 
     @property
     def is_on(self) -> bool:
@@ -86,13 +96,20 @@ class Watch:
     def _begin(self) -> None:
         if self._done is not None or self._holds:
             return
-        done = allocate_lock()
+        self._done = done = allocate_lock()
         done.acquire()
+        is_started = False
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
+            # A thread has the mask of who starts it: this one must take no signal that the program waits for.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _PROGRAMS)
             start_new_thread(self._run, (done,))
+            is_started = True
         except RuntimeError:  # the interpreter is about to end
             return
-        self._done = done
+        finally:
+            self._done = done if is_started else None
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _run(self, done: LockType) -> None:
         try:
@@ -157,7 +174,8 @@ def _release() -> None:
 
 def _forget() -> None:
     _Fork.parent, _Fork.moment = os.getppid() if _watches else 0, monotonic()
-    _watches.clear()  # their monitors take new ones
+    for watch in tuple(_watches):
+        watch.renew()
 
 
 os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forget)

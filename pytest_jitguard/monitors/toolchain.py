@@ -110,7 +110,9 @@ class ToolchainMonitor(Monitor):
         if command is None:
             if event != "os.exec" and starting.may_start_others():
                 self._expect(self._starter(event, frame), _CERTAINLY_THERE)
-        elif starting.is_there(command) and not (event == "os.exec" and is_watched_by_parent()):
+        elif event == "os.exec" and is_watched_by_parent():
+            return
+        elif starting.is_there(command):
             starter = self._starter(event, frame)
             starter.tells = True
             self._starters.append(starter)
@@ -118,6 +120,8 @@ class ToolchainMonitor(Monitor):
                 self._probes.append(command.words)
             else:
                 self._begin(self._child(command, starting.folder, starter))
+        elif event != "os.exec":  # a test may have replaced what we ask whether it is there
+            self._expect(self._starter(event, frame), _CERTAINLY_THERE)
 
     def _starter(self, event: str, frame: FrameType) -> Starter:
         starter = Starter.at(frame, event, self.recorder, self._hidden)
@@ -158,7 +162,6 @@ class ToolchainMonitor(Monitor):
             self._starters.clear()
             self._probes.clear()
             self._looking = threading.RLock()
-            self._watch = Watch(self._look_again, self._forked)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -270,6 +273,7 @@ class ToolchainMonitor(Monitor):
     def _forked(self) -> None:
         """Watch whether a forked child becomes a compiler. Called in the parent."""
         try:
+            self._renew_after_fork()
             self._expect(self._starter(FORK, caller()), AFTER_FORK)
         except Exception as error:  # noqa: BLE001 - raising here would be printed into the program's output
             self.blind(f"a fork could not be watched: {type(error).__name__}: {error}")
@@ -304,7 +308,8 @@ class ToolchainMonitor(Monitor):
         by = self._starter_of(living)
         if by is not None and (by.tells or by.is_probe):
             return
-        started = max(living.started, by.started if by else 0.0)  # the kernel counts in hundredths
+        # The kernel counts in hundredths and rounds down: what began in a call must not seem to be of its setup.
+        started = min(max(living.started + tree.tick(), by.started if by else 0.0), monotonic())
         starter = replace(by, how=FOUND, ident=0, popen=None) if by else _NOBODY
         child = Child(living.command, tree.folder_of(living.pid), starter, started, pid=living.pid)
         child.claim = by.claim if by else around(self.recorder, started, monotonic())

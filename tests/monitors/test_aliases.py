@@ -117,6 +117,18 @@ def test_a_name_that_was_taken_before_is_seen_once_and_put_back() -> None:
     assert caller.make is lib.user.build is lib.builder.build is original
 
 
+def test_a_module_that_took_ours_meanwhile_has_the_librarys_own_afterwards() -> None:
+    lib = library()
+    original = lib.builder.build
+    with watching() as watch:
+        caller = module_with(f"from {LIBRARY}.builder import build")
+        assert caller.build is not original
+    assert caller.build is lib.builder.build is original
+    with watching() as watch:
+        assert compiled(watch, caller.build) == ["kernel_0"]
+    assert caller.build is original
+
+
 def test_a_name_that_the_library_took_of_itself_is_seen_when_it_is_imported_later() -> None:
     with watching() as watch:
         lib = library()

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import warnings
@@ -379,6 +380,7 @@ def test_no_thread_runs_without_a_program_to_watch(net: Net) -> None:
 def test_a_python_that_reports_itself_is_not_watched(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JITGUARD_PARENT", "{}")
     run(sys.executable, "-S", "-c", "")
+    wait_for_end(net)
     assert not is_watching(net)
 
 
@@ -482,3 +484,166 @@ def test_a_watch_goes_on_where_a_fork_interrupted_it() -> None:
     finally:
         watch.close()
     assert not watch.is_on
+
+
+# -- what a reviewer found ---------------------------------------------------------------------------------------------
+
+
+def test_signals_that_the_program_waits_for_are_left_to_it(tmp_path: Path) -> None:
+    code = """
+    import os, signal, subprocess, sys
+    from pytest_jitguard.core.recorder import Recorder
+    from pytest_jitguard.monitors import MonitorSet
+    MonitorSet(["pytest_jitguard.monitors.toolchain:ToolchainMonitor"], Recorder("feed0001", lambda record: None)).arm()
+    beside = subprocess.Popen(["sleep", "5"])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    assert not before, before
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert signal.sigwait({signal.SIGUSR1}) == signal.SIGUSR1
+    beside.kill()
+    beside.wait()
+    """
+    env = {name: value for name, value in os.environ.items() if name != "JITGUARD_PARENT"} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+
+
+def test_what_a_program_compiles_at_once_when_it_is_asked_did_not_begin_before(net: Net) -> None:
+    server = subprocess.Popen(
+        ["sh", "-c", "while read word; do gcc -c k.c -o k.o; echo done; done"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=net.folder,
+    )
+    assert server.stdin
+    assert server.stdout
+    asked = []
+    try:
+        for _ in range(8):
+            time.sleep(0.033)
+            asked.append(monotonic())
+            server.stdin.write("go\n")
+            server.stdin.flush()
+            server.stdout.readline()
+            net.seen()
+    finally:
+        server.stdin.close()
+        server.wait()
+        server.stdout.close()
+    events = net.seen()
+    assert len(events) == len(asked)
+    assert all(event.started >= moment for event, moment in zip(events, asked, strict=True))
+
+
+TITLED = """
+import ctypes, os, subprocess
+fields = open("/proc/self/stat").read().rpartition(")")[2].split()
+begin, end = int(fields[45]), int(fields[48])
+for name, value in list(os.environ.items()):
+    os.environ[name] = value  # copied first, as setproctitle does
+ctypes.memset(begin, 0, end - begin)
+ctypes.memmove(begin, b"ray::Replica", 12)
+subprocess.run(["gcc", "-c", "k.c", "-o", "k.o"], check=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "who"),
+    [
+        ("{python} titled.py", "child"),
+        ("sh -c '{python} titled.py; true'", "child"),
+        ("{python} -S plain.py", "guard"),
+        ("sh -c '{python} -S plain.py; true'", "guard"),
+    ],
+)
+def test_a_python_program_is_left_alone_if_it_reports(guarded: GuardedRun, how: str, who: str) -> None:
+    files = {
+        "titled.py": TITLED,
+        "plain.py": "import os; os.system('gcc -c k.c -o k.o')",
+        "k.c": "int answer(void) { return 42; }\n",
+    }
+    for name, text in files.items():
+        (guarded.path / name).write_text(text)
+    command = how.format(python=sys.executable)
+    guarded.suite(
+        f"""
+        import shlex, subprocess
+
+        @pytest.mark.jitguard
+        def test_it():
+            subprocess.run(shlex.split({command!r}), check=True)
+        """
+    )
+    guarded.run(f"--jitguard-monitors={NET}", fake=False)
+    assert [event["role"] == "pytest" for event in guarded.report["events"]] == [who == "guard"]
+
+
+def test_what_a_forked_child_forks_is_watched(net: Net) -> None:
+    make(net.folder)
+    (net.folder / "Makefile").write_text("k.o: k.c\n\tgcc -c k.c -o $@\n")
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with contextlib.suppress(BaseException):
+            net.recorder.renew("feed0002", lambda record: None)
+            os.spawnvp(os.P_WAIT, "make", ["make", "-C", str(net.folder)])
+            os.write(tell, " ".join(event.kernel for event in net.seen()).encode())
+            code = 0
+        os._exit(code)
+    os.close(tell)
+    assert os.waitpid(child, 0)[1] == 0
+    assert os.read(told, 100) == b"k"
+    os.close(told)
+
+
+def test_a_compiler_is_seen_where_a_test_replaced_what_we_ask(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "which", lambda *args, **kwargs: None)
+        subprocess.run(net.gcc("k.o"), check=True)
+    assert [event.kernel for event in net.seen()] == ["k"]
+
+
+def test_a_folder_that_is_not_there_compiles_nothing(net: Net) -> None:
+    with pytest.raises(FileNotFoundError):
+        subprocess.run(net.gcc("k.o"), cwd=net.folder / "nowhere")
+    assert net.seen() == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "grep -q nothing k.c && gcc -c k.c -o k.o",
+        "test -f k.c && exit 0; gcc -c k.c -o k.o",
+        "if [ ! -f k.c ]; then echo building; gcc -c k.c -o k.o; fi",
+        "cat > build.sh <<EOF\ngcc -c k.c -o k.o\nEOF\n",
+        "case x in y) gcc -c k.c -o k.o;; esac",
+        "build() {\n gcc -c k.c -o k.o\n}\n",
+        "for i in; do cd .; gcc -c k.c -o k.o; done",
+    ],
+)
+def test_what_a_script_does_not_come_to_is_none(net: Net, text: str) -> None:
+    subprocess.run(text, shell=True, cwd=net.folder)
+    assert net.seen() == []
+
+
+@pytest.mark.parametrize("kind", ["graph_capture", "device_load", "lock_wait"])
+def test_what_fails_nobody_takes_no_compiler_for_its_own(net: Net, kind: str) -> None:
+    capture = net.recorder.begin("inductor", "graph", "", kind=kind)
+    with net.recorder.inside(capture):
+        subprocess.run(net.gcc("k.o"), check=True)
+    net.recorder.end(capture)
+    assert [(event.kernel, event.parent) for event in net.seen()] == [("graph", None), ("k", capture.id)]
+
+
+def test_what_a_script_compiles_later_is_an_event_of_its_own(net: Net) -> None:
+    text = "gcc -c k.c -o one.o; while [ ! -e go ]; do sleep 0.02; done; gcc -c k.c -o two.o; echo done"
+    server = subprocess.Popen(text, shell=True, cwd=net.folder)
+    time.sleep(0.3)
+    assert [(event.kernel, event.status) for event in net.seen()] == [("one", "ok")]
+    asked = monotonic()
+    (net.folder / "go").touch()
+    server.wait()
+    last = net.seen()[-1]
+    assert (last.kernel, last.started >= asked) == ("two", True)

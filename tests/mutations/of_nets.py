@@ -75,8 +75,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "the tools of a compiler are compiles of their own",
         f"{M}/_toolchain_tree.py",
-        "            elif not is_compiler(words) and not _reports_itself(pid, words):\n",
-        "            elif not _reports_itself(pid, words):\n",
+        "            elif not is_compiler(words) and not self._reports_itself(pid, words):\n",
+        "            elif not self._reports_itself(pid, words):\n",
         f"{W}::test_questions_below_another_program_are_none[gcc k.c -shared -o /dev/null]",
     ),
     Mutation(
