@@ -15,13 +15,6 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{T}/test_nvrtc.py::test_the_same_program_is_compiled_at_every_call_and_is_the_same",
     ),
     Mutation(
-        "cuda.core's compile is not hooked",
-        f"{M}/nvrtc.py",
-        '        self.wrap(module, inner if hasattr(module, inner) else "Program.compile", self._compile)\n',
-        "",
-        f"{T}/test_nvrtc.py::test_loads_from_a_callers_program_cache_are_no_compiles",
-    ),
-    Mutation(
         "CuPy's look-up is not hooked",
         f"{M}/cupy.py",
         "        self.wrap(module, _WIDE, self._look_up)\n",
@@ -213,6 +206,13 @@ MUTATIONS: tuple[Mutation, ...] = (
 )
 
 HEAVY: tuple[Mutation, ...] = (
+    Mutation(
+        "cuda.core's compile is not hooked",
+        f"{M}/nvrtc.py",
+        '        self.wrap(module, inner if hasattr(module, inner) else "Program.compile", self._compile)\n',
+        "",
+        f"{T}/test_nvrtc.py::test_loads_from_a_callers_program_cache_are_no_compiles",
+    ),
     Mutation(
         "JAX's compile is not hooked",
         f"{M}/jax.py",

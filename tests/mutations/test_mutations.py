@@ -33,7 +33,8 @@ pytestmark = pytest.mark.mutation
 
 PLUGIN, MONITORS = "tests/plugin", "tests/monitors"
 START_UP = ("_jitguard_start.py", "pytest_jitguard.pth", "pytest_jitguard.start")
-COPIED = ("pytest_jitguard", "tests", "examples", "conftest.py", "pyproject.toml", "README.md", "LICENSE", *START_UP)
+FOLDERS = ("pytest_jitguard", "tests", "examples", "docs", "tools")
+COPIED = (*FOLDERS, "conftest.py", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", *START_UP)
 
 
 MUTATIONS: tuple[Mutation, ...] = (
