@@ -205,90 +205,96 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
 )
 
-HEAVY: tuple[Mutation, ...] = (
-    Mutation(
-        "cuda.core's compile is not hooked",
-        f"{M}/nvrtc.py",
-        '        self.wrap(module, inner if hasattr(module, inner) else "Program.compile", self._compile)\n',
-        "",
-        f"{T}/test_nvrtc.py::test_loads_from_a_callers_program_cache_are_no_compiles",
+HEAVY: dict[str, tuple[Mutation, ...]] = {
+    "cuda.core": (
+        Mutation(
+            "cuda.core's compile is not hooked",
+            f"{M}/nvrtc.py",
+            '        self.wrap(module, inner if hasattr(module, inner) else "Program.compile", self._compile)\n',
+            "",
+            f"{T}/test_nvrtc.py::test_loads_from_a_callers_program_cache_are_no_compiles",
+        ),
+        Mutation(
+            "JAX: static arguments are no part of the key",
+            f"{M}/_jax_keys.py",
+            "    static = _static_arguments(name_of(computation))\n",
+            "    static: list[Component] = []\n",
+            f"{H}/test_jax.py::test_static_arguments_are_told_and_where_they_are_not_known_that_is_said",
+        ),
+        Mutation(
+            "JAX: the static arguments of a call around are taken for those of what it compiles",
+            f"{M}/_jax_keys.py",
+            '        if getattr(known["fun"], "__name__", "") != name:\n',
+            "        if False:\n",
+            f"{H}/test_jax.py::test_static_arguments_are_told_and_where_they_are_not_known_that_is_said",
+        ),
     ),
-    Mutation(
-        "JAX's compile is not hooked",
-        f"{M}/jax.py",
-        '        self.wrap(module, "compile_or_get_cached", self._compile)\n',
-        "",
-        f"{H}/test_jax.py::test_arguments_are_told_by_name_type_and_shape",
+    "jax": (
+        Mutation(
+            "JAX's compile is not hooked",
+            f"{M}/jax.py",
+            '        self.wrap(module, "compile_or_get_cached", self._compile)\n',
+            "",
+            f"{H}/test_jax.py::test_arguments_are_told_by_name_type_and_shape",
+        ),
+        Mutation(
+            "a compile past JAX's function is not seen",
+            f"{M}/jax.py",
+            "        if event != _COMPILED:\n",
+            "        if True:\n",
+            f"{H}/test_jax.py::test_a_compile_past_the_function_is_seen_by_its_duration",
+        ),
+        Mutation(
+            "a load from JAX's cache passes for a compile",
+            f"{M}/jax.py",
+            "        if event == _LOADED and self._open:\n",
+            "        if False:\n",
+            f"{H}/test_jax.py::test_loads_are_told_from_compiles_though_somebody_threw_out_all_listeners",
+        ),
+        Mutation(
+            "JAX's listeners are not put back",
+            f"{M}/jax.py",
+            '        self.guarded("listening", self._listen)\n',
+            "",
+            f"{H}/test_jax.py::test_loads_are_told_from_compiles_though_somebody_threw_out_all_listeners",
+        ),
+        Mutation(
+            "a duration that was announced is a second event",
+            f"{M}/jax.py",
+            '        if self._local.__dict__.pop("announced", False):\n            return\n',
+            "",
+            f"{H}/test_jax.py::test_arguments_are_told_by_name_type_and_shape",
+        ),
     ),
-    Mutation(
-        "a compile past JAX's function is not seen",
-        f"{M}/jax.py",
-        "        if event != _COMPILED:\n",
-        "        if True:\n",
-        f"{H}/test_jax.py::test_a_compile_past_the_function_is_seen_by_its_duration",
+    "numba_cuda": (
+        Mutation(
+            "numba-cuda's kernels are not hooked",
+            f"{M}/numba_cuda.py",
+            '        self.wrap(module, "CUDADispatcher.compile", self._compile)\n',
+            "",
+            f"{H}/test_numba_cuda.py::test_a_version_that_is_there_is_no_event",
+        ),
+        Mutation(
+            "a version that numba-cuda has is an event",
+            f"{M}/numba_cuda.py",
+            " or types in dispatcher.overloads:\n            return compile(dispatcher, signature",
+            ":\n            return compile(dispatcher, signature",
+            f"{H}/test_numba_cuda.py::test_a_version_that_is_there_is_no_event",
+        ),
+        Mutation(
+            "a load of numba-cuda's passes for a compile",
+            f"{M}/numba_cuda.py",
+            '            self._here.kind = "cache_load"\n',
+            '            self._here.kind = "compile"\n',
+            f"{H}/test_numba_cuda.py::TestContract::test_what_another_process_left_on_disk_is_a_load",
+        ),
+        Mutation(
+            "a thread that waited for numba-cuda passes for one that compiled",
+            f"{M}/numba_cuda.py",
+            'self._here.kind or "lock_wait"',
+            'self._here.kind or "compile"',
+            f"{H}/test_numba_cuda.py::test_a_thread_that_waited_for_another_one_s_compile_compiled_nothing",
+        ),
     ),
-    Mutation(
-        "numba-cuda's kernels are not hooked",
-        f"{M}/numba_cuda.py",
-        '        self.wrap(module, "CUDADispatcher.compile", self._compile)\n',
-        "",
-        f"{H}/test_numba_cuda.py::test_a_version_that_is_there_is_no_event",
-    ),
-    Mutation(
-        "a load from JAX's cache passes for a compile",
-        f"{M}/jax.py",
-        "        if event == _LOADED and self._open:\n",
-        "        if False:\n",
-        f"{H}/test_jax.py::test_loads_are_told_from_compiles_though_somebody_threw_out_all_listeners",
-    ),
-    Mutation(
-        "JAX's listeners are not put back",
-        f"{M}/jax.py",
-        '        self.guarded("listening", self._listen)\n',
-        "",
-        f"{H}/test_jax.py::test_loads_are_told_from_compiles_though_somebody_threw_out_all_listeners",
-    ),
-    Mutation(
-        "a duration that was announced is a second event",
-        f"{M}/jax.py",
-        '        if self._local.__dict__.pop("announced", False):\n            return\n',
-        "",
-        f"{H}/test_jax.py::test_arguments_are_told_by_name_type_and_shape",
-    ),
-    Mutation(
-        "a version that numba-cuda has is an event",
-        f"{M}/numba_cuda.py",
-        " or types in dispatcher.overloads:\n            return compile(dispatcher, signature",
-        ":\n            return compile(dispatcher, signature",
-        f"{H}/test_numba_cuda.py::test_a_version_that_is_there_is_no_event",
-    ),
-    Mutation(
-        "a load of numba-cuda's passes for a compile",
-        f"{M}/numba_cuda.py",
-        '            self._here.kind = "cache_load"\n',
-        '            self._here.kind = "compile"\n',
-        f"{H}/test_numba_cuda.py::TestContract::test_what_another_process_left_on_disk_is_a_load",
-    ),
-    Mutation(
-        "a thread that waited for numba-cuda passes for one that compiled",
-        f"{M}/numba_cuda.py",
-        'self._here.kind or "lock_wait"',
-        'self._here.kind or "compile"',
-        f"{H}/test_numba_cuda.py::test_a_thread_that_waited_for_another_one_s_compile_compiled_nothing",
-    ),
-    Mutation(
-        "JAX: static arguments are no part of the key",
-        f"{M}/_jax_keys.py",
-        "    static = _static_arguments(name_of(computation))\n",
-        "    static: list[Component] = []\n",
-        f"{H}/test_jax.py::test_static_arguments_are_told_and_where_they_are_not_known_that_is_said",
-    ),
-    Mutation(
-        "JAX: the static arguments of a call around are taken for those of what it compiles",
-        f"{M}/_jax_keys.py",
-        '        if getattr(known["fun"], "__name__", "") != name:\n',
-        "        if False:\n",
-        f"{H}/test_jax.py::test_static_arguments_are_told_and_where_they_are_not_known_that_is_said",
-    ),
-)
-"""Those that need a heavy library."""
+}
+"""Of libraries that not every environment has, by what is to be imported."""

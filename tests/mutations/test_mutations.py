@@ -6,6 +6,7 @@ itself fails, so that the list cannot rot.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -290,9 +291,21 @@ OF_MONITORS: tuple[Mutation, ...] = (
 )
 """Of the monitors below Triton's: too many for each run of CI, `./check -m mutation` has them all."""
 
+
+def _needs(library: str) -> pytest.MarkDecorator:
+    """Skip without a library. It is looked for, and not imported; its parent package is imported for that."""
+    try:
+        is_here = importlib.util.find_spec(library) is not None
+    except ModuleNotFoundError:
+        is_here = False
+    return pytest.mark.skipif(not is_here, reason=f"needs {library}")
+
+
+HEAVY = [(library, mutation) for library, some in of_tier3.HEAVY.items() for mutation in some]
 ALL = (
     *MUTATIONS,
     *(pytest.param(mutation, marks=pytest.mark.soak) for mutation in OF_MONITORS),
+    *(pytest.param(mutation, marks=[pytest.mark.soak, _needs(library)]) for library, mutation in HEAVY),
 )
 
 
