@@ -741,6 +741,7 @@ def test_a_folder_that_starts_no_program_leaves_deepgemm_alone(place: Place) -> 
     assert "cache folders only" in out["detail"]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("generation", ["G3"])
 def test_two_that_race_have_compiled_both_and_left_one_entry(place: Place) -> None:
     script = """

@@ -257,7 +257,6 @@ MUTATIONS: tuple[Mutation, ...] = (
         '        self._patches.wrap(JITFunction, "run", lambda run, *args, **kwargs: run(*args, **kwargs))\n',
         f"{MONITORS}/test_triton_compiles.py::test_ten_thousand_hits_pass_through_no_line_of_ours",
     ),
-    *of_processes.MUTATIONS,
 )
 
 
@@ -279,17 +278,18 @@ def run(folder: Path, test: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-OF_MONITORS: tuple[Mutation, ...] = (
+OTHERS: tuple[Mutation, ...] = (
     *of_builds.MUTATIONS,
     *of_contract.MUTATIONS,
     *of_deep_gemm.MUTATIONS,
     *of_dsls.MUTATIONS,
     *of_nets.MUTATIONS,
+    *of_processes.MUTATIONS,
     *of_tier3.MUTATIONS,
     *of_torch.MUTATIONS,
     *of_witness.MUTATIONS,
 )
-"""Of the monitors below Triton's: too many for each run of CI, `./check -m mutation` has them all."""
+"""Of processes, and of the monitors below Triton's: too many for each run of CI; `./check -m mutation` has them all."""
 
 
 def _needs(library: str) -> pytest.MarkDecorator:
@@ -304,7 +304,7 @@ def _needs(library: str) -> pytest.MarkDecorator:
 HEAVY = [(library, mutation) for library, some in of_tier3.HEAVY.items() for mutation in some]
 ALL = (
     *MUTATIONS,
-    *(pytest.param(mutation, marks=pytest.mark.soak) for mutation in OF_MONITORS),
+    *(pytest.param(mutation, marks=pytest.mark.soak) for mutation in OTHERS),
     *(pytest.param(mutation, marks=[pytest.mark.soak, _needs(library)]) for library, mutation in HEAVY),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.conftest import ROOT
 from tests.mutations.mutation import Mutation
-from tests.mutations.test_mutations import HEAVY, MUTATIONS, OF_MONITORS
+from tests.mutations.test_mutations import HEAVY, MUTATIONS, OTHERS
 
 
 def _fits(mutation: Mutation) -> bool:
@@ -12,6 +12,6 @@ def _fits(mutation: Mutation) -> bool:
 
 
 def test_each_changes_one_place_and_names_a_file_of_tests_that_is_there() -> None:
-    every = (*MUTATIONS, *OF_MONITORS, *(mutation for _, mutation in HEAVY))
+    every = (*MUTATIONS, *OTHERS, *(mutation for _, mutation in HEAVY))
     assert [f"{mutation.file}: {mutation.name}" for mutation in every if not _fits(mutation)] == []
     assert [mutation.name for mutation in every if not (ROOT / mutation.test.partition("::")[0]).exists()] == []
