@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from pytest_jitguard.monitors._proc import link, names, pids, read
 
 _MOST_LEVELS = 64
 """How many parents a process is followed through."""
-
-_open = open
-"""Not looked up at the time: tests replace `builtins.open`."""
 
 
 def hints(paths: Sequence[Path]) -> list[str]:
@@ -27,12 +25,12 @@ def hints(paths: Sequence[Path]) -> list[str]:
     return [_hint(path, users.get(os.fsencode(path), [])) for path in paths]
 
 
-def _hint(path: Path, pids: list[int]) -> str:
-    ours = [pid for pid in pids if _is_below(pid, os.getpid())]
+def _hint(path: Path, users: list[int]) -> str:
+    ours = [pid for pid in users if _is_below(pid, os.getpid())]
     if ours:
         return "this process uses it" if os.getpid() in ours else f"pid {ours[0]} of this run uses it"
-    if pids:
-        return f"pid {pids[0]} ({_command(pids[0])}), which this run did not start, uses it"
+    if users:
+        return f"pid {users[0]} ({_command(users[0])}), which this run did not start, uses it"
     return _owner(path)
 
 
@@ -55,8 +53,8 @@ def _users(paths: Sequence[bytes]) -> dict[bytes, list[int]]:
     """Return the processes that have an entry, or a file in it, open or mapped, as far as /proc lets us see."""
     found: dict[bytes, list[int]] = {}
     wanted = re.compile(b"|".join(map(re.escape, paths)))
-    for pid in _pids():
-        used = b"\n".join([*_opened(pid), _read(f"/proc/{pid}/maps"), b""])
+    for pid in pids():
+        used = b"\n".join([*_opened(pid), read(f"/proc/{pid}/maps"), b""])
         if wanted.search(used):
             for path in paths:
                 if any(path + end in used for end in (b"\n", b"/")):
@@ -64,41 +62,20 @@ def _users(paths: Sequence[bytes]) -> dict[bytes, list[int]]:
     return found
 
 
-def _pids() -> list[int]:
-    try:
-        return [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208 - pathlib is slow
-    except OSError:
-        return []
-
-
-def _opened(pid: int) -> Iterator[bytes]:
+def _opened(pid: int) -> list[bytes]:
     folder = f"/proc/{pid}/fd"
-    try:
-        names = os.listdir(folder)  # noqa: PTH208
-    except OSError:
-        return
-    for name in names:
-        with contextlib.suppress(OSError):  # closed meanwhile
-            yield os.fsencode(os.readlink(f"{folder}/{name}"))  # noqa: PTH115
+    return [os.fsencode(link(f"{folder}/{name.decode()}")) for name in names(folder) if name.isdigit()]
 
 
 def _is_below(pid: int, top: int) -> bool:
     for _ in range(_MOST_LEVELS):
         if pid in (top, 0):
             return pid == top
-        fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
         pid = int(fields[1]) if len(fields) > 1 else 0
     return False
 
 
 def _command(pid: int) -> str:
-    words = _read(f"/proc/{pid}/cmdline").rstrip(b"\0").split(b"\0")
+    words = read(f"/proc/{pid}/cmdline").rstrip(b"\0").split(b"\0")
     return os.fsdecode(b" ".join(words))[:80]
-
-
-def _read(path: str) -> bytes:
-    try:
-        with _open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        return b""

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from pytest_jitguard.core.clock import monotonic
+from pytest_jitguard.monitors._proc import link, names, pids, read
 from pytest_jitguard.monitors._toolchain_argv import Build, Command, command_of, is_compiler, process_of
-from pytest_jitguard.monitors._toolchain_proc import link, names, pids, read
 from pytest_jitguard.monitors._toolchain_response import is_elsewhere
 
 _STATE, _PARENT, _START, _STACK = 0, 1, 19, 25

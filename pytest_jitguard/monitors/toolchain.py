@@ -17,8 +17,8 @@ from pytest_jitguard.core.events import CompileEvent
 from pytest_jitguard.core.kinds import UNATTRIBUTED
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.monitors import Monitor, Tells
+from pytest_jitguard.monitors import _proc as proc
 from pytest_jitguard.monitors import _toolchain_audit as audit
-from pytest_jitguard.monitors import _toolchain_proc as proc
 from pytest_jitguard.monitors import _toolchain_tree as tree
 from pytest_jitguard.monitors._frames import hidden_folders
 from pytest_jitguard.monitors._toolchain_argv import Build, Command, shown

@@ -14,13 +14,12 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, ClassVar
 
 from pytest_jitguard.core.clock import monotonic
-from pytest_jitguard.core.events import CompileEvent, Launch
+from pytest_jitguard.core.events import CompileEvent
 from pytest_jitguard.core.keys import Change, SpecializationKey
 from pytest_jitguard.core.recorder import Recorder
 from pytest_jitguard.monitors import Monitor, Tells
@@ -31,6 +30,7 @@ from pytest_jitguard.monitors._triton_entry import NOT_BY_WARMUP, Entry
 from pytest_jitguard.monitors._triton_keys import key_of, launch_of, scalar_advice, tuning_key
 from pytest_jitguard.monitors._triton_listener import Seat
 from pytest_jitguard.monitors._triton_lookups import Lookups, full_name, names_of
+from pytest_jitguard.monitors._triton_open import OpenCompile, OpenTuning, Origin, Thread
 from pytest_jitguard.monitors._triton_tuning import tuning_entry
 from pytest_jitguard.patching import PatchSet, when_imported
 
@@ -38,54 +38,6 @@ _NEAR = 12
 """How many frames may lie between a hook and the function of Triton that it belongs to."""
 
 _CANARY_TRIES = 3
-
-
-@dataclass
-class _Origin:
-    """Where a compile came from: the launch and its stack, seen where it was asked for."""
-
-    launch: Launch | None = None
-    stack: tuple[str, ...] = ()
-    device: int | None = None
-    will_launch: bool = False
-    direct: bool = True
-
-
-@dataclass(eq=False)
-class _OpenCompile:
-    """A compile that has begun; `frame` is that of `triton.compile` and tells whether it still runs."""
-
-    frame: FrameType
-    src: Any
-    event: CompileEvent | None = None
-    origin: _Origin = field(default_factory=_Origin)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    target: Any = None
-
-
-@dataclass(eq=False)
-class _OpenTuning:
-    """An autotuner that is benchmarking; `frame` is that of `Autotuner.run`."""
-
-    frame: FrameType
-    event: CompileEvent
-    tuner: Any
-    known: frozenset[Any]
-    cure: str = ""
-    last_bench: float = 0.0
-
-
-@dataclass
-class _Thread:
-    """What one thread has under way. Only that thread adds to it; `flush` may take out what is over."""
-
-    ident: int
-    compiles: list[_OpenCompile] = field(default_factory=list)
-    tunings: list[_OpenTuning] = field(default_factory=list)
-    tunings_begun: int = 0
-    just_compiled: str = ""
-    launches_next: str = ""
-    load_began: float = 0.0
 
 
 class TritonMonitor(Monitor):
@@ -107,9 +59,9 @@ class TritonMonitor(Monitor):
         super().__init__(recorder)
         self._patches = PatchSet()
         self._local = threading.local()
-        self._threads: list[_Thread] = []
+        self._threads: list[Thread] = []
         self._lookups = Lookups()
-        self._submitted: weakref.WeakKeyDictionary[Any, _Origin] = weakref.WeakKeyDictionary()
+        self._submitted: weakref.WeakKeyDictionary[Any, Origin] = weakref.WeakKeyDictionary()
         self._names: dict[str, tuple[str, str]] = {}
         self._proven: tuple[Any, Any] | None = None
         self._canary_tries = 0
@@ -208,12 +160,12 @@ class TritonMonitor(Monitor):
             return None
 
     @property
-    def _here(self) -> _Thread:
+    def _here(self) -> Thread:
         """What the calling thread has under way."""
         try:
-            here: _Thread = self._local.state
+            here: Thread = self._local.state
         except AttributeError:
-            here = self._local.state = _Thread(threading.get_ident())
+            here = self._local.state = Thread(threading.get_ident())
             self._threads.append(here)
         return here
 
@@ -231,10 +183,10 @@ class TritonMonitor(Monitor):
         if "timer" not in frame.f_locals:
             self._begin(frame, frame.f_locals.get("src"))
 
-    def _begin(self, frame: FrameType, src: Any, started: float | None = None) -> _OpenCompile:
+    def _begin(self, frame: FrameType, src: Any, started: float | None = None) -> OpenCompile:
         here = self._here
         self._close_raised(here, frame)
-        opened = _OpenCompile(frame, src)
+        opened = OpenCompile(frame, src)
         if is_canary(src):
             self._canary_begun = True
         else:
@@ -272,13 +224,13 @@ class TritonMonitor(Monitor):
         self._end(opened, compiled)
         return opened.event
 
-    def _late(self, frame: FrameType, compiled: Mapping[str, Any]) -> _OpenCompile:
+    def _late(self, frame: FrameType, compiled: Mapping[str, Any]) -> OpenCompile:
         """Begin what is over: a listener was chained on top of ours, so that the truth test went to that one."""
         opened = self._begin(frame, compiled["src"], monotonic() - compiled["times"].total / 1e6)
         _taken_out(self._here.compiles, opened)
         return opened
 
-    def _pop(self, frame: FrameType) -> _OpenCompile | None:
+    def _pop(self, frame: FrameType) -> OpenCompile | None:
         """Take out the open compile of a frame; those above it on the same thread have raised."""
         stack = self._here.compiles
         if not any(opened.frame is frame for opened in stack):
@@ -289,7 +241,7 @@ class TritonMonitor(Monitor):
                 return opened
             self._fail(opened)
 
-    def _end(self, opened: _OpenCompile, compiled: Mapping[str, Any]) -> None:
+    def _end(self, opened: OpenCompile, compiled: Mapping[str, Any]) -> None:
         assert opened.event is not None
         metadata, hash = compiled["metadata"], str(compiled["metadata"]["hash"])
         opened.src, opened.target = compiled["src"], metadata.get("target", opened.target)
@@ -309,12 +261,12 @@ class TritonMonitor(Monitor):
             cure=cure,
         )
 
-    def _fail(self, opened: _OpenCompile) -> None:
+    def _fail(self, opened: OpenCompile) -> None:
         if opened.event is not None:
             key, cure = self._describe(opened)
             self.recorder.end(opened.event, status="failed", key=key, cure=cure)
 
-    def _describe(self, opened: _OpenCompile) -> tuple[SpecializationKey | None, str]:
+    def _describe(self, opened: OpenCompile) -> tuple[SpecializationKey | None, str]:
         """Return key and warmup entry; a source that does not compile may not describe itself either."""
         origin, target = opened.origin, opened.target
         try:
@@ -324,12 +276,12 @@ class TritonMonitor(Monitor):
             return None, f"# no entry could be written: {type(error).__name__}: {error}"
         return key, NOT_BY_WARMUP if entry and origin.direct else entry
 
-    def _entry(self, src: Any, origin: _Origin, target: Any) -> str:
+    def _entry(self, src: Any, origin: Origin, target: Any) -> str:
         backend = str(getattr(target, "backend", ""))
         launches = launchers.are_compiled()
         return Entry(src, origin.launch, device=origin.device or 0, backend=backend, launches=launches).text()
 
-    def _close_raised(self, here: _Thread, frame: FrameType) -> None:
+    def _close_raised(self, here: Thread, frame: FrameType) -> None:
         """Close what raised on the calling thread: compiles and benchmarks whose frames are not below this one."""
         running = set(map(id, frames_of(frame)))
         self._close(here, list(here.compiles), list(here.tunings), running)
@@ -341,15 +293,13 @@ class TritonMonitor(Monitor):
         alive = set(sys._current_frames())
         self._threads[:] = [t for t in self._threads if t.ident in alive or t.compiles or t.tunings]
 
-    def _flush_thread(self, thread: _Thread) -> None:
+    def _flush_thread(self, thread: Thread) -> None:
         # What is open first, then where the thread is: what begins in between is not looked at.
         compiles, tunings = list(thread.compiles), list(thread.tunings)
         running = _running(thread.ident) if compiles or tunings else set()
         self._close(thread, compiles, tunings, running)
 
-    def _close(
-        self, thread: _Thread, compiles: list[_OpenCompile], tunings: list[_OpenTuning], running: set[int]
-    ) -> None:
+    def _close(self, thread: Thread, compiles: list[OpenCompile], tunings: list[OpenTuning], running: set[int]) -> None:
         for opened in reversed(compiles):
             if id(opened.frame) not in running and _taken_out(thread.compiles, opened):
                 self._fail(opened)
@@ -360,13 +310,13 @@ class TritonMonitor(Monitor):
 
     # -- where it came from --------------------------------------------------------------------------------------------
 
-    def _origin(self, frame: FrameType, src: Any) -> _Origin:
+    def _origin(self, frame: FrameType, src: Any) -> Origin:
         """Find the launch whose `JITFunction.run` is on the stack; a direct `triton.compile` has none."""
         fn = getattr(src, "fn", None)
         asked = self._submitted.pop(src, None) if fn is not None else None
         if asked is not None:
             return asked
-        origin = _Origin(stack=stack_of(frame, self._hidden))
+        origin = Origin(stack=stack_of(frame, self._hidden))
         run = find_frame(frame, self._launch_codes, _NEAR)
         seen = run.f_locals if run is not None else {}
         if run is None or seen.get("self") is not fn:
@@ -426,7 +376,7 @@ class TritonMonitor(Monitor):
             detail, cure = "a stored autotune result was read", tuning_entry(tuner, frame.f_locals)
             self.recorder.end(event, key=tuning_key(tuner.keys, key), detail=detail, cure=cure)
 
-    def _tuning_of(self, tuner: Any, caller: FrameType) -> _OpenTuning:
+    def _tuning_of(self, tuner: Any, caller: FrameType) -> OpenTuning:
         here = self._here
         self._close_raised(here, caller)
         frame = find_frame(caller, (self._tune_code,), _NEAR) or caller
@@ -436,12 +386,12 @@ class TritonMonitor(Monitor):
         self._lookups.add_tuner(tuner)
         kernel, module = names_of(tuner)
         event = self.recorder.begin(self.name, kernel, module, kind="autotune", stack=stack_of(caller, self._hidden))
-        opened = _OpenTuning(frame, event, tuner, frozenset(tuner.cache), tuning_entry(tuner, frame.f_locals))
+        opened = OpenTuning(frame, event, tuner, frozenset(tuner.cache), tuning_entry(tuner, frame.f_locals))
         here.tunings.append(opened)
         here.tunings_begun += 1
         return opened
 
-    def _end_tuning(self, opened: _OpenTuning, key: Any) -> None:
+    def _end_tuning(self, opened: OpenTuning, key: Any) -> None:
         """Close a benchmark that has its result, or whose `Autotuner.run` is over without one."""
         self.recorder.end(
             opened.event,

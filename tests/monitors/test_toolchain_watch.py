@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import fork
 from toolchain_nets import NET, Neighbour, Net, needs_gcc, needs_ninja, with_neighbour
 
 from pytest_jitguard.core.clock import monotonic
-from pytest_jitguard.monitors import _toolchain_proc as proc
+from pytest_jitguard.monitors import _proc as proc
 from pytest_jitguard.monitors import _toolchain_watch as watching
 from pytest_jitguard.monitors._toolchain_watch import Watch, pause
 from tests.conftest import ROOT, GuardedRun
@@ -364,25 +365,46 @@ def wait_for_end(net: Net) -> None:
     assert not is_watching(net)
 
 
-def test_no_thread_runs_without_a_program_to_watch(net: Net) -> None:
-    assert not is_watching(net)
-    for quiet in (["gcc", "--version"], net.gcc("k.o")):
-        run(*quiet)
+def childless(folder: Path, action: Callable[[Net], None]) -> None:
+    """Do something with a net of its own in a process that has no other children, as the one of the tests may have."""
+
+    def act() -> None:
+        net = Net(folder)
+        net.monitors.arm()
+        action(net)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other threads of this process are not needed
+        fork(act)
+
+
+def test_no_thread_runs_without_a_program_to_watch(tmp_path: Path) -> None:
+    def starts_programs(net: Net) -> None:
         assert not is_watching(net)
-    process = subprocess.Popen(["sleep", "30"])
-    assert is_watching(net)
-    time.sleep(0.5)
-    assert is_watching(net)
-    process.kill()
-    process.wait()
-    wait_for_end(net)
+        for quiet in (["gcc", "--version"], net.gcc("k.o")):
+            run(*quiet)
+            assert not is_watching(net)
+        process = subprocess.Popen(["sleep", "30"])
+        assert is_watching(net)
+        time.sleep(0.5)
+        assert is_watching(net)
+        process.kill()
+        process.wait()
+        wait_for_end(net)
+
+    childless(tmp_path, starts_programs)
 
 
-def test_a_python_that_reports_itself_is_not_watched(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_that_reports_itself_is_watched_no_longer_than_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("JITGUARD_PARENT", "{}")
-    run(sys.executable, "-S", "-c", "")
-    wait_for_end(net)
-    assert not is_watching(net)
+
+    def starts_python(net: Net) -> None:
+        run(sys.executable, "-S", "-c", "")
+        wait_for_end(net)
+
+    childless(tmp_path, starts_python)
 
 
 def test_a_long_lived_child_is_looked_at_rarely(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
