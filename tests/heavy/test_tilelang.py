@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,16 +14,10 @@ sys.path.append(str(Path(__file__).parent.parent / "monitors"))
 from scenes import Stage
 from tilelang_scenes import TileLangContract, TileLangScenes
 
+from tests.heavy.toolkit import cuda_home
+
 pytestmark = pytest.mark.heavy
 pytest.importorskip("torch")
-
-
-def cuda_home() -> Path | None:
-    """Return where nvcc is; one on the path may be a wrapper whose folder is no toolkit."""
-    places = [os.environ.get("CUDA_HOME", ""), *sorted(map(str, Path("/usr/local").glob("cuda*")), reverse=True)]
-    found = [Path(place) for place in places if place and (Path(place) / "bin" / "nvcc").exists()]
-    nvcc = shutil.which("nvcc")
-    return found[0] if found else Path(nvcc).parents[1] if nvcc else None
 
 
 @pytest.mark.tells("tilelang", "uninstall", "no_frames", "blind", "failed", "threads")

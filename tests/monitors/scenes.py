@@ -95,7 +95,8 @@ class Stage:
         self.folder = folder
         self.journal = folder / "journal"
         ours = {"SCENE_MONITOR": monitor, "SCENE_JOURNAL": str(self.journal), "PYTHONDONTWRITEBYTECODE": "1"}
-        path = os.pathsep.join([str(ROOT), *([str(FAKES)] if environment.get("FAKES") else [])])
+        fakes = [str(FAKES)] if environment.get("FAKES") else []
+        path = os.pathsep.join([str(ROOT), *fakes, *filter(None, [os.environ.get("PYTHONPATH")])])
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JITGUARD", "PYTEST"))}
         self.environment = {**inherited, **environment, **ours, "PYTHONPATH": path}
 
