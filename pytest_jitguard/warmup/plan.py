@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import importlib
 import inspect
@@ -100,6 +99,8 @@ def call_step(step: Step, context: WarmupContext) -> None:
     if inspect.isgenerator(outcome) or inspect.isasyncgen(outcome):
         raise WarmupPathError(step.path, "it is a generator (it contains yield), so that calling it runs nothing")
     if inspect.isawaitable(outcome):
+        import asyncio  # 16 ms that most sessions need not pay
+
         asyncio.run(_wait_for(outcome))
 
 
