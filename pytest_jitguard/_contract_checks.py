@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import sys
@@ -197,7 +198,9 @@ def sees_threads(subject: MonitorContract) -> None:
     bench = Bench(subject).arm()
     bench.look()
     bench.news()
-    threads = [threading.Thread(target=subject.compile_new, name=f"thread-{n}") for n in range(subject.threads)]
+    # Each has a subject of its own: what `compile_new` keeps for `repeat` must not get mixed up.
+    each = [copy.copy(subject) for _ in range(subject.threads)]
+    threads = [threading.Thread(target=of.compile_new, name=f"thread-{n}") for n, of in enumerate(each)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -94,7 +94,8 @@ class MonitorContract:
     def compile_new(self) -> str:
         """Do one cold compile that was never done before (see `number`), by one call of the library.
 
-        Return what the event's name has to contain. May be called on several threads at once.
+        Return what the event's name has to contain. Called on several threads at once as well, each with a copy of
+        `self`: what it keeps for `repeat` is its own.
         """
         raise NotImplementedError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +21,9 @@ class TestFakeJit(MonitorContract):
     def compile_new(self) -> str:
         import fakejit
 
-        self.last = f"kernel_{self.number()}"
+        number = self.number()
+        self.last = f"kernel_{number}"
+        time.sleep(number % self.threads / 50)  # other threads, each with a `self.last` of its own, come first
         fakejit.launch(self.last, seconds=0.01)
         return self.last
 

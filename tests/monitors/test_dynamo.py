@@ -318,7 +318,7 @@ class TestContract(MonitorContract):
         "load_from_disk": "Dynamo has no cache on disk; what Inductor loads makes it a load, see its tests",
         "alias": "_compile is looked up by name where it is called",
     }
-    _last: ClassVar[Any] = None
+    _last: Any = None
 
     def prepare(self) -> None:
         """Import what Dynamo imports at its first compile."""
@@ -332,13 +332,13 @@ class TestContract(MonitorContract):
 
         number = self.number()
         compiled, x = torch.compile(made("kernel", number), backend="eager"), torch.ones(3)
-        type(self)._last = lambda: compiled(x)
+        self._last = lambda: compiled(x)
         compiled(x)
         return f"kernel_{number}"
 
     def repeat(self) -> None:
         """Call the last one again."""
-        type(self)._last()
+        self._last()
 
     def fail(self) -> None:
         """Compile with a backend that raises."""
