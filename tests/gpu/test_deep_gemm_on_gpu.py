@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, GuardedRun
 
 HARNESS = ROOT / "tests" / "fakes" / "deep_gemm" / "watched.py"
 
@@ -151,3 +151,51 @@ watch.settle()
     assert out["error"]
     assert [event["status"] for event in out["events"] if event["kind"] == "compile"] == ["failed"]
     assert out["entries"] == before["entries"]
+
+
+SERVED = """
+    import importlib, os, torch
+
+    deep_gemm = importlib.import_module(os.environ["PACKAGE"])
+
+    def gemm(m, n=2112, k=7168):
+        fp8 = {"dtype": torch.float8_e4m3fn, "device": "cuda"}
+        a = torch.zeros((m, k), **fp8), torch.ones((m, k // 128), device="cuda")
+        b = torch.zeros((n, k), **fp8), torch.ones((-(-n // 128), k // 128), device="cuda")
+        deep_gemm.fp8_gemm_nt(a, b, torch.empty((m, n), dtype=torch.bfloat16, device="cuda"))
+        torch.cuda.synchronize()
+
+    def warm_up(): gemm(64)
+"""
+SUITE = """
+    from served import gemm
+
+    pytestmark = pytest.mark.jitguard
+
+    @pytest.mark.parametrize("time", range(3))
+    def test_warm(time): gemm(64)
+    def test_another_m(): gemm(577)
+    def test_another_n(): gemm(64, n=4096)
+"""
+
+
+@pytest.mark.tells("deep_gemm", "compile", "name")
+def test_two_workers_on_one_cache_folder_are_each_told_their_own(
+    guarded: GuardedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PACKAGE", _package())
+    monkeypatch.setenv("DG_JIT_CACHE_DIR", str(guarded.path / "cache"))
+    guarded.pytester.makepyfile(served=SERVED)
+    guarded.suite(SUITE)
+    guarded.run("-p", "xdist", "-n", "2", "--jitguard-warmup=served:warm_up", fake=False)
+    assert guarded.report["findings"] == []
+    events = {event["id"]: event for event in guarded.report["events"]}
+    told = {
+        name: [(v["system"], v["kind"], events[v["event"]]["launch"]["values"]["M"]) for v in guarded.violations(name)]
+        for name, verdict in guarded.verdicts().items()
+        if verdict != "clean"
+    }
+    assert told == {
+        "test_another_m": [("deep_gemm", "compile", "577")],
+        "test_another_n": [("deep_gemm", "compile", "64")],
+    }
