@@ -12,6 +12,9 @@ Record = Mapping[str, Any]
 EXEC = "exec"
 """How a process becomes another program."""
 
+TOOL = ("-X", "jitguard")
+"""The options of Python that programs of our own are started with, as DeepGEMM's compiler: they need not report."""
+
 _EARLY = 1.0
 """Seconds by which a hello may lie before the start that it answers: the clock is read before either."""
 

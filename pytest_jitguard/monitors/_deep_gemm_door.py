@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from pytest_jitguard.core.census import TOOL
 from pytest_jitguard.monitors import _deep_gemm_nvcc
 
 COMPILER_VARIABLES = ("DG_JIT_NVCC_COMPILER", "DJ_JIT_NVCC_COMPILER")
@@ -21,7 +22,7 @@ FOLDER_VARIABLE = "JITGUARD_DEEP_GEMM"
 PREFIX = "jitguard-deepgemm-"
 
 # The shell runs the second line, to Python both are a text: no limit on the length of a `#!` line, blanks allowed.
-_HEAD = "#!/bin/sh\n'''exec' \"{python}\" -IS \"$0\" \"$@\"\n' '''\n"
+_HEAD = "#!/bin/sh\n'''exec' \"{python}\" {tool} -IS \"$0\" \"$@\"\n' '''\n"
 
 
 class Door:
@@ -116,7 +117,7 @@ def hand_over(folder: Path, outer: str | None) -> None:
 def program_text() -> str:
     """Return the program with a head that starts it by this interpreter, apart from everything installed."""
     source = Path(_deep_gemm_nvcc.__file__).read_text(encoding="utf-8")
-    return _HEAD.format(python=sys.executable or "/usr/bin/python3") + source
+    return _HEAD.format(python=sys.executable or "/usr/bin/python3", tool=" ".join(TOOL)) + source
 
 
 def is_bypassed() -> str:

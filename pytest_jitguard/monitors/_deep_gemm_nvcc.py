@@ -107,7 +107,7 @@ def _owner() -> tuple[int, int]:
     for pid in _ancestors():
         argv = _argv_of(pid)
         program = os.path.basename(argv[0]) if argv else ""  # noqa: PTH119
-        if program.lstrip("-") not in _SHELLS and not any(_SELF in part for part in argv[:4]):
+        if program.lstrip("-") not in _SHELLS and not any(_SELF in part for part in argv[:6]):
             return pid, _thread_of(pid, below)
         below = pid
     return os.getppid(), 0

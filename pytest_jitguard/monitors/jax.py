@@ -46,7 +46,7 @@ class JaxMonitor(WrappingMonitor):
 
     name: ClassVar[str] = "jax"
     target: ClassVar[str] = "jax._src.compiler"
-    tested: ClassVar[str] = "==0.10.*"
+    tested: ClassVar[str] = ">=0.10,<0.12"
     tells: ClassVar[Tells] = Tells(
         identity="the function's name, without its module; eager operations by the name of the primitive",
         key="types and shapes of the arguments, values of static ones where a call compiles, platform",

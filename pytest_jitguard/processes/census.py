@@ -12,8 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from pytest_jitguard.core.census import EXEC
-from pytest_jitguard.core.clock import monotonic
+from pytest_jitguard.core.census import EXEC, TOOL
+from pytest_jitguard.core.clock import monotonic, pause
 from pytest_jitguard.patching import PatchSet, when_imported
 from pytest_jitguard.processes import proc
 from pytest_jitguard.processes.inherit import VARIABLE
@@ -157,7 +157,7 @@ def is_python(argv: list[str], executable: str = "") -> bool | None:
     program = executable or (argv[0] if argv else "")
     name = program.rpartition("/")[2]
     if _PYTHON.fullmatch(name) or program == sys.executable:
-        return not (len(argv) > 1 and argv[1] in _ASKS_ONLY)
+        return not (tuple(argv[1:3]) == TOOL or (len(argv) > 1 and argv[1] in _ASKS_ONLY))
     if not name or name in _SHELLS or name in _STARTERS:
         return None
     return _by_first_line(program)
@@ -179,6 +179,10 @@ def _by_first_line(program: str) -> bool | None:
 
 
 # -- who is alive ------------------------------------------------------------------------------------------------------
+
+
+_ON_ITS_WAY = 0.05
+"""Seconds within which a fork has become another program, if it is to become one."""
 
 
 class Living(NamedTuple):
@@ -208,8 +212,18 @@ def scan(folder: Path) -> list[Living]:
 
     For processes that nobody noted: started by `os.system`, by a shell, by a program that is not Python. Never raises;
     what cannot be read (another user's process, a system without /proc) is left out, and so is what has another number
-    where it runs (in a container): what it says of itself could not be told to be the same process.
+    where it runs (in a container): what it says of itself could not be told to be the same process. Python that has
+    just begun is looked at again: it may be a fork on its way to another program, as `popen` in C makes one.
     """
+    found = _living_of(folder)
+    if not any(living.python and monotonic() - living.started < _ON_ITS_WAY for living in found):
+        return found
+    pause(_ON_ITS_WAY)
+    before = {(living.pid, living.start) for living in found}
+    return [living for living in _living_of(folder) if (living.pid, living.start) in before]
+
+
+def _living_of(folder: Path) -> list[Living]:
     parents = {pid: parent for pid in proc.pids() if (parent := proc.parent_of(pid))}
     ours = _below(os.getpid(), parents)
     theirs = {pid for pid in parents.keys() - ours if _names_folder(pid, folder)}

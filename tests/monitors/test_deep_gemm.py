@@ -367,6 +367,31 @@ def test_a_compile_that_still_runs_at_a_phase_s_end_has_begun(place: Place) -> N
     assert out["events"][0]["artifact_hash"]
 
 
+@pytest.mark.parametrize("generation", ["G3"])
+def test_our_compiler_is_no_process_that_has_to_report(place: Place) -> None:
+    """It is Python; a census that is taken meanwhile, as of another worker's, must not miss its report."""
+    script = """
+        import threading, time
+        from pathlib import Path
+        from pytest_jitguard.processes.census import scan
+        watch = Watch()
+        deep_gemm = watch.begin()
+        from matrices import gemm
+        thread = threading.Thread(target=lambda: deep_gemm.fp8_gemm_nt(*gemm(64)))
+        thread.start()
+        found = []
+        until = time.monotonic() + 60
+        while not found and time.monotonic() < until:
+            found = [living for living in scan(Path("/nowhere")) if "python" in living.argv[0]]
+        thread.join()
+        out["found"] = [[living.argv, living.python] for living in found]
+        watch.settle()
+    """
+    found = place.run(script, FAKE_NVCC_SECONDS="1.5")["found"]
+    assert any("/jitguard-deepgemm-" in " ".join(argv) for argv, _ in found)
+    assert {python for _, python in found} == {False}
+
+
 @pytest.mark.tells("deep_gemm", "uninstall")
 def test_nothing_is_left_after_the_end(place: Place) -> None:
     script = """

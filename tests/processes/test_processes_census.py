@@ -185,6 +185,8 @@ def test_what_cannot_be_told_of_a_child_is_trouble_of_ours_only(noted: list[Any]
         (["/usr/bin/python3.13t", "x.py"], "", True),
         (["pypy3"], "", True),
         (["python", "--version"], "", False),
+        (["python", "-X", "jitguard", "-IS", "nvcc"], "", False),
+        (["python", "-X", "dev", "x.py"], "", True),
         (["anything"], "/usr/bin/python3", True),
         (["bash", "-c", "python x.py"], "", None),
         (["env", "python"], "", None),
@@ -241,6 +243,30 @@ def test_a_scan_finds_what_nobody_noted(tmp_path: Path) -> None:
     finally:
         for process in (below, away):
             process.communicate(timeout=60)
+
+
+TURNING = """
+import ctypes
+libc = ctypes.CDLL(None)
+for _ in range(200):
+    child = libc.fork()
+    if not child:
+        libc.usleep(20_000)
+        libc.execl(b"/bin/sleep", b"sleep", b"0.1", None)
+    print(flush=True)
+    libc.waitpid(child, None, 0)
+"""
+
+
+def test_a_fork_that_becomes_another_program_is_no_python(tmp_path: Path) -> None:
+    """DeepGEMM starts nvcc by `popen`, in C: for some milliseconds its child has the command line of a Python."""
+    with subprocess.Popen([sys.executable, "-S", "-c", TURNING], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        for _ in range(10):
+            parent.stdout.readline()
+            below = [living for living in census.scan(tmp_path) if living.ppid == parent.pid]
+            assert not any(living.python for living in below)
+        parent.kill()
 
 
 def test_what_proc_does_not_tell_is_empty() -> None:
