@@ -180,14 +180,16 @@ SUITE = """
 
 
 @pytest.mark.tells("deep_gemm", "compile", "name")
+@pytest.mark.parametrize("witness", ["off", "cupti"])
 def test_two_workers_on_one_cache_folder_are_each_told_their_own(
-    guarded: GuardedRun, monkeypatch: pytest.MonkeyPatch
+    witness: str, guarded: GuardedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PACKAGE", _package())
     monkeypatch.setenv("DG_JIT_CACHE_DIR", str(guarded.path / "cache"))
     guarded.pytester.makepyfile(served=SERVED)
     guarded.suite(SUITE)
-    guarded.run("-p", "xdist", "-n", "2", "--jitguard-warmup=served:warm_up", fake=False)
+    args = ("--jitguard-warmup=served:warm_up", f"--jitguard-witness={witness}")
+    guarded.run("-p", "xdist", "-n", "2", *args, fake=False)
     assert guarded.report["findings"] == []
     events = {event["id"]: event for event in guarded.report["events"]}
     told = {

@@ -64,9 +64,11 @@ def told(report: Any) -> dict[str, Counter[tuple[str, str, str]]]:
 
 
 @pytest.mark.tells("flashinfer", "compile", "hit", "cache_load", "name", "seconds", "reason", "key")
-def test_what_nvcc_builds_for_a_request_is_its_violation(flashinfer: GuardedRun) -> None:
+@pytest.mark.parametrize("witness", ["off", "cupti"])
+def test_what_nvcc_builds_for_a_request_is_its_violation(witness: str, flashinfer: GuardedRun) -> None:
     """With all monitors and both nets: nvcc, ptxas and ninja below it are no events of their own."""
-    flashinfer.run("--jitguard-warmup=served:warm_up", fake=False, timeout=280)
+    args = ("--jitguard-warmup=served:warm_up", f"--jitguard-witness={witness}")
+    flashinfer.run(*args, fake=False, timeout=280)
     found = told(flashinfer.report)
     assert found.keys() == {"test_cold_decode", "test_cold"}
     assert found["test_cold"] == {("flashinfer", "compile", "gelu_and_mul"): 1}
@@ -77,7 +79,7 @@ def test_what_nvcc_builds_for_a_request_is_its_violation(flashinfer: GuardedRun)
     assert decode["seconds"] > 1
     assert flashinfer.report["findings"] == []
 
-    flashinfer.run("--jitguard-warmup=served:warm_up", fake=False, timeout=280)
+    flashinfer.run(*args, fake=False, timeout=280)
     found = told(flashinfer.report)
     assert {kind for kinds in found.values() for _, kind, _ in kinds} == {"cache_load"}
     assert flashinfer.report["findings"] == []
