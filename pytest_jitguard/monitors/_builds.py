@@ -302,12 +302,15 @@ class BuildMonitor(WrappingMonitor):
         """Say why a build is due, as far as that can be told before it; empty if it does not seem to be."""
         if before is None:
             why = (missing and missing()) or f"there was no {artifact.name} in {artifact.parent}"
-            return f"{why}{self.variants(name)}"
+            return f"{self.against_nearest(name)}{why}"
         changed = newer(before, inputs)
         return f"{changed} is newer than {artifact.name}" if changed else ""
 
-    def variants(self, name: str) -> str:
-        """Say in what a module differs from the nearest of its kind that this process has, as a clause to append."""
+    def against_nearest(self, name: str) -> str:
+        """Say in what a module differs from the nearest of its kind that this process has: what a reason begins with.
+
+        Names of modules are long, and what comes after them is cut off in a summary.
+        """
         key = parameters(name)
         if key is None:
             return ""
@@ -315,7 +318,7 @@ class BuildMonitor(WrappingMonitor):
         kin = [other for other in keys if other and [c.name for c in other] == [c.name for c in key]]
         closest = nearest(key, kin)
         changes = ", ".join(map(str, diff(closest, key))) if closest else ""
-        return f"; from the nearest module of its kind here it differs in {changes}" if changes else ""
+        return f"{changes} against the nearest module of its kind here; " if changes else ""
 
     @contextlib.contextmanager
     def _repeating(self, name: str, artifact: Path, before: Identity | None) -> Iterator[None]:

@@ -124,7 +124,7 @@ class AiterMonitor(BuildMonitor):
             return ""
         if artifact.exists():
             return f"{artifact.name} was there, but for another GPU, or AITER_REBUILD asked for it to be built again"
-        return f"there was no {artifact.name} in {artifact.parent}{self.variants(name)}"
+        return f"{self.against_nearest(name)}there was no {artifact.name} in {artifact.parent}"
 
     def _load(self, load: Callable[..., Any], md_name: str, *args: Any, **kwargs: Any) -> Any:
         folder = self.guarded("AITER's folder", self._jit_dir) if self._jit_dir else None

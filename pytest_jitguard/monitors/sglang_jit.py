@@ -47,7 +47,7 @@ class SglangJitMonitor(BuildMonitor):
         name = getattr(spec, "module_name", "a module")
         with self.compiling(name) as told:
             told.key = self.guarded("a key", _key, spec)
-            told.reason = (self.guarded("a reason", _why, folder) or "") + self.variants(name)
+            told.reason = self.against_nearest(name) + (self.guarded("a reason", _why, folder) or "")
             library = build(*args, **kwargs)
             built = identity(library)
             if built is not None:  # it is renamed when it is published, and keeps its identity

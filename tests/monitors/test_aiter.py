@@ -77,7 +77,7 @@ told["frames"] = counted
 def test_a_variant_says_in_which_dtype_it_differs(stage: Stage) -> None:
     body = "call('module_add_bfloat16_bfloat16'); say('one'); call('module_add_bfloat16_float32'); say('two')"
     scene = stage.play(CALL + body)
-    assert scene.one("two")["reason"].endswith("it differs in parameter 2: bfloat16 → float32")
+    assert scene.one("two")["reason"].startswith("parameter 2: bfloat16 → float32 against the nearest module")
 
 
 @pytest.mark.tells("aiter", "reason")

@@ -74,7 +74,7 @@ jit.get_module("decode_head_dim_128", file); say("variant")
     assert 0 < event["seconds"] <= scene["call"]
     assert scene["asked again"] == []
     assert scene["frames"] == 0
-    assert scene.one("variant")["reason"].endswith("it differs in decode_head_dim: 64 → 128")
+    assert scene.one("variant")["reason"].startswith("decode_head_dim: 64 → 128 against the nearest module")
     assert scene["state"] == ["armed", ""]
 
 
