@@ -45,6 +45,13 @@ MUTATIONS = (
         f"{BROKEN}[takes what is renamed for granted]",
     ),
     Mutation(
+        "the contract's threads share a subject",
+        "pytest_jitguard/_contract_checks.py",
+        "[copy.copy(subject) for _ in",
+        "[subject for _ in",
+        "tests/contract/test_contract_fakejit.py",
+    ),
+    Mutation(
         "the contract counts no frames",
         "pytest_jitguard/_contract_bench.py",
         "            called.append(",

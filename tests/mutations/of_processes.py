@@ -157,6 +157,20 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/core/test_census.py",
     ),
     Mutation(
+        "our own compiler has to report",
+        "pytest_jitguard/processes/census.py",
+        "tuple(argv[1:3]) == TOOL",
+        "False",
+        "tests/monitors/test_deep_gemm.py::test_our_compiler_is_no_process_that_has_to_report",
+    ),
+    Mutation(
+        "a fork on its way to another program has to report",
+        "pytest_jitguard/processes/census.py",
+        "monotonic() - living.started < _ON_ITS_WAY",
+        "False",
+        "tests/processes/test_processes_census.py::test_a_fork_that_becomes_another_program_is_no_python",
+    ),
+    Mutation(
         "the start-up line needs what it starts",
         "pytest_jitguard.pth",
         '__import__("importlib.util").util.find_spec("_jitguard_start") and ',
