@@ -110,7 +110,7 @@ def run(lane: Lane) -> tuple[bool, str]:
         return False, f"no environment: {error}"
     tests = [test for test in lane.tests if (ROOT / test).is_file() or list((ROOT / test).glob("**/test_*.py"))]
     cache = VENVS / f"matrix-{lane.name}" / "triton-cache"
-    reruns = ["--reruns", os.environ["RERUNS"]] if os.environ.get("RERUNS") else []
+    reruns = ["--reruns", os.environ["RERUNS"], "-raR"] if os.environ.get("RERUNS") else []
     command = [str(python), "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *reruns, *tests]
     # A cache of its own: a cache hit of another version's run would be a miss of what is tested here.
     environment = {**os.environ, "TRITON_CACHE_DIR": str(cache)}

@@ -45,7 +45,7 @@ def identity(path: AnyPath) -> Identity | None:
     """Return which state of a file is there, None if there is none."""
     try:
         found = Path(path).stat()
-    except OSError:
+    except (OSError, TypeError, ValueError):  # nothing, or something that is no path
         return None
     return Identity(found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
 
@@ -100,23 +100,37 @@ def plan_of(file: Path) -> Plan:
 
 # -- names that tell of their parameters -------------------------------------------------------------------------------
 
-_VALUE = re.compile(r"\d+|True|False|true|false|(?:bf|f|fp|float|bfloat|i|int|u|uint|e\dm)\d+\w*|e\dm\d\w*")
+_VALUE = re.compile(
+    r"\d+|True|False|true|false|(?:bf|f|fp|float|bfloat|i|int|u|uint)\d+(?:x\d+|e\dm\d\w*)?|e\dm\d\w*", re.ASCII
+)
+
+_ENDING = "ending"
+"""The component of words that no value follows: `sm90` at the end of FlashInfer's names, AITER's `nlogits_nbias`."""
 
 
 def parameters(name: str) -> SpecializationKey | None:
     """Read the parameters that a generated module's name is made of: `norm_dtype_bf16_head_dim_64`; None if none.
 
-    Components are named by the words before a value: `norm_dtype`, `head_dim`.
+    Components are named by the words before a value: `norm_dtype`, `head_dim`. Words at the end are one of their own.
     """
     found: list[Component] = []
     words: list[str] = []
     for word in name.split("_"):
         if _VALUE.fullmatch(word):
-            found.append(Component("_".join(words) or f"parameter {len(found) + 1}", "constexpr", "", word))
+            label = "_".join(words) or f"parameter {len(found) + 1}"
+            again = sum(component.name.partition(" #")[0] == label for component in found)
+            found.append(Component(f"{label} #{again + 1}" if again else label, "constexpr", "", word))
             words = []
         else:
             words.append(word)
+    if found and words:
+        found.append(Component(_ENDING, "constexpr", "", "_".join(words)))
     return SpecializationKey(tuple(found)) if found else None
+
+
+def _kind_of(key: SpecializationKey) -> list[str]:
+    """Return what keys of modules of one kind have in common: the names of their parameters."""
+    return [str(component.name) for component in key if component.name != _ENDING]
 
 
 # -- locks -------------------------------------------------------------------------------------------------------------
@@ -311,11 +325,14 @@ class BuildMonitor(WrappingMonitor):
 
         Names of modules are long, and what comes after them is cut off in a summary.
         """
+        return self.guarded("what differs", self._differences, name) or ""
+
+    def _differences(self, name: str) -> str:
         key = parameters(name)
         if key is None:
             return ""
         keys = [parameters(known) for known in set(self.known.values()) if known != name]
-        kin = [other for other in keys if other and [c.name for c in other] == [c.name for c in key]]
+        kin = [other for other in keys if other and _kind_of(other) == _kind_of(key)]
         closest = nearest(key, kin)
         changes = ", ".join(map(str, diff(closest, key))) if closest else ""
         return f"{changes} against the nearest module of its kind here; " if changes else ""

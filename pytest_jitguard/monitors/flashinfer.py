@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ from pytest_jitguard.monitors import Tells
 from pytest_jitguard.monitors._builds import (
     AnyPath,
     BuildMonitor,
+    Identity,
     Switch,
     TellingLock,
     identity,
@@ -85,25 +86,56 @@ class FlashInferMonitor(BuildMonitor):
     @contextlib.contextmanager
     def _module(self, file: Path) -> Iterator[None]:
         name = file.parent.name
-        inputs: list[AnyPath] = [*plan_of(file).sources, file]
-        with self.building(name, file.with_name(f"{name}.so"), inputs=inputs, missing=lambda: self._missing(name)):
+        with self.building(name, file.with_name(f"{name}.so"), inputs=_inputs(file), missing=self._missing_of(name)):
             yield
 
     @contextlib.contextmanager
     def _several(self, file: Path) -> Iterator[None]:
-        """Record one run of ninja over many modules (`build_jit_specs`) as one event, if any of them is missing."""
-        libraries = [library for library in _listed(file) if not library.exists()]
-        if not libraries:
+        """Record one run of ninja over many modules (`build_jit_specs`): one event for those that are due.
+
+        What ninja builds although nothing said so is an event of its own, told when it is over.
+        """
+        before = {library: identity(library) for library in self.guarded("a list of modules", _listed, file) or ()}
+        reasons = {library: self.guarded("a reason", self._why_due, library, before[library]) for library in before}
+        due = {library: why for library, why in reasons.items() if why or before[library] is None}
+        started, status = monotonic(), "ok"
+        try:
+            with self._run_over(due) if due else contextlib.nullcontext():
+                yield
+        except BaseException:
+            status = "failed"
+            raise
+        finally:
+            self._look_at_built(before, due, started, status)
+
+    @contextlib.contextmanager
+    def _run_over(self, due: Mapping[Path, str | None]) -> Iterator[None]:
+        first, rest = next(iter(due)), len(due) - 1
+        with self.compiling(f"{first.stem} and {rest} more" if rest else first.stem) as told:
+            told.key = parameters(first.stem)
+            told.reason = due[first] or ""
             yield
-            return
-        first, rest = libraries[0].stem, len(libraries) - 1
-        with self.compiling(f"{first} and {rest} more" if rest else first) as told:
-            told.reason = self._missing(first)
-            yield
-        for library in libraries:
-            built = identity(library)
-            if built is not None:
+
+    def _why_due(self, library: Path, before: Identity | None) -> str:
+        name = library.stem
+        return self._why_built(name, library, before, _inputs(library.with_name("build.ninja")), self._missing_of(name))
+
+    def _look_at_built(
+        self, before: Mapping[Path, Identity | None], due: Collection[Path], started: float, status: str
+    ) -> None:
+        after = {library: identity(library) for library in before}
+        for library, built in after.items():
+            if built is not None and built != before[library]:
                 self.known[built] = library.stem
+                if library not in due:
+                    reason = f"ninja built it again although {library} was there and nothing that it names is newer"
+                    self.record(library.stem, kind="compile", started=started, reason=reason)
+        if status == "failed" and not due and after:
+            reason = "ninja failed over what was built and up to date, as far as its files told"
+            self.record(next(iter(after)).stem, kind="compile", started=started, status=status, reason=reason)
+
+    def _missing_of(self, name: str) -> Callable[[], str]:
+        return lambda: self._missing(name)
 
     def _missing(self, name: str) -> str:
         """Say why a module was not there: not built here, and not among the prebuilt ones."""
@@ -118,7 +150,7 @@ class FlashInferMonitor(BuildMonitor):
 
     def _archs(self) -> list[str]:
         context = getattr(sys.modules[_CORE], "current_compilation_context", None)
-        return sorted(f"sm_{major}{minor}" for major, minor in getattr(context, "TARGET_CUDA_ARCHS", ()))
+        return sorted(f"sm_{major}{minor}" for major, minor, *_ in getattr(context, "TARGET_CUDA_ARCHS", ()))
 
     def _folder(self) -> Path:
         return Path(getattr(sys.modules.get("flashinfer.jit.env"), "FLASHINFER_JIT_DIR", "/nowhere"))
@@ -146,12 +178,13 @@ class FlashInferMonitor(BuildMonitor):
     # -- CuTe DSL ------------------------------------------------------------------------------------------------------
 
     def _build_cute(self, build: Callable[..., Any], spec: Any, *args: Any, **kwargs: Any) -> Any:
-        before = identity(spec.object_path)
+        artifact: Any = getattr(spec, "object_path", None)
+        before = identity(artifact)
         with self.compiling(spec.name) as told:
-            told.key = parameters(spec.kernel_name)
+            told.key = self.guarded("a key", parameters, getattr(spec, "kernel_name", ""))
             told.reason = self.guarded("a reason", _why_cute, spec) or ""
             built = build(spec, *args, **kwargs)
-            after = identity(spec.object_path)
+            after = identity(artifact)
             if after is not None and after != before:
                 self.known[after] = spec.name
                 told.artifact_hash = str(after)
@@ -195,6 +228,11 @@ class FlashInferMonitor(BuildMonitor):
                 self._switch.tell(error)
                 self.record(spec.name, kind="compile", started=started, status="failed", reason=reason)
             raise
+
+
+def _inputs(file: Path) -> list[AnyPath]:
+    """Return the files that make a build of a module due if they are newer: its `build.ninja`, and what that names."""
+    return [*plan_of(file).sources, file]
 
 
 def _listed(file: Path) -> list[Path]:

@@ -216,11 +216,14 @@ def scan(folder: Path) -> list[Living]:
     just begun is looked at again: it may be a fork on its way to another program, as `popen` in C makes one.
     """
     found = _living_of(folder)
-    if not any(living.python and monotonic() - living.started < _ON_ITS_WAY for living in found):
+    young = {(one.pid, one.start) for one in found if one.python and monotonic() - one.started < _ON_ITS_WAY}
+    if not young:
         return found
     pause(_ON_ITS_WAY)
-    before = {(living.pid, living.start) for living in found}
-    return [living for living in _living_of(folder) if (living.pid, living.start) in before]
+    now = {(one.pid, one.start): one for one in _living_of(folder)}
+    # Only what is young may be gone by now: whatever was there for longer was a process of the run.
+    again = [now.get((one.pid, one.start), one) for one in found]
+    return [one for one in again if (one.pid, one.start) in now or (one.pid, one.start) not in young]
 
 
 def _living_of(folder: Path) -> list[Living]:

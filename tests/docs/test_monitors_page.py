@@ -208,20 +208,18 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[str]
     folder = tmp_path_factory.mktemp("broken")
     (folder / "tinyjit.py").write_text(FILES["tinyjit.py"])
     checks = [_break(how, number, folder) for number, how in enumerate(BROKEN)]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "pytest_jitguard.plugin",
-        "--tb=no",
-        "--junitxml=told.xml",
-        *checks,
-    ]
+    (folder / "pytest.ini").write_text("[pytest]\n")  # nothing of ours, wherever the folder lies
+    options = ["-c", "pytest.ini", "-p", "pytest_jitguard.plugin", "--tb=no", "--junitxml=told.xml"]
     ours = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": ours, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment = {**os.environ, "PYTHONPATH": ours, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", "pytest", *options, *checks],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 1, done.stdout + done.stderr
     told: dict[str, Counter[str]] = {how: Counter() for how in BROKEN}

@@ -127,6 +127,26 @@ def test_a_source_that_changed_is_built_again(stage: Stage) -> None:
     assert "source_add_two.cc" in scene.one("changed")["reason"]
 
 
+@pytest.mark.tells("flashinfer", "compile", "reason")
+def test_a_prebuild_tells_what_it_builds(stage: Stage) -> None:
+    body = """
+from flashinfer.jit import build_jit_specs
+
+def build(text):
+    specs = [gen_jit_spec(name, [source("source_" + name, text, ".cc")]) for name in ("one", "two")]
+    build_jit_specs(specs)
+
+build("int f() { return 3; }"); say("first")
+build("int f() { return 3; }"); say("again")
+time.sleep(0.05)
+build("int f() { return 4; }"); say("changed")
+"""
+    scene = play(stage, body)
+    assert scene.kinds("first") == scene.kinds("changed") == ["compile one and 1 more"]
+    assert scene["again"] == []
+    assert scene.one("changed")["reason"] == f"{stage.folder / 'source_one.cc'} is newer than one.so"
+
+
 @pytest.mark.tells("flashinfer", "failed")
 def test_a_build_that_fails_is_a_failed_compile(stage: Stage) -> None:
     scene = play(stage, "told['raised'] = raised(lambda: add('bad', 'int f() { return y; }')); say('all')")

@@ -144,6 +144,32 @@ def test_a_prebuild_of_many_is_one_event(stage: Stage) -> None:
     assert "ninja built it again although" in scene.one("one")["reason"]
 
 
+@pytest.mark.tells("flashinfer", "compile", "reason", "failed")
+def test_a_prebuild_tells_what_it_builds_again(stage: Stage) -> None:
+    scene = stage.play(
+        BUILD
+        + """
+def build(text=""):
+    return jit.build_jit_specs([spec("one", text), spec("two")])
+build(); say("first")
+build(); say("nothing to do")
+time.sleep(0.05)
+build("int f(void) { return 4; }"); say("changed")
+for log in folder.rglob(".ninja_log"):
+    log.unlink()
+build("int f(void) { return 4; }"); say("log lost")
+told["raised"] = raised(lambda: build("int f(void) { return y; }")); say("broken")
+"""
+    )
+    assert scene.kinds("first") == ["compile one and 1 more"]
+    assert scene["nothing to do"] == []
+    assert scene.kinds("changed") == ["compile one"]
+    assert scene.one("changed")["reason"] == f"{stage.folder / 'source_one.c'} is newer than one.so"
+    assert scene.kinds("log lost") == ["compile one", "compile two"]
+    assert scene["raised"] == "RuntimeError"
+    assert scene.kinds("broken") == ["compile one failed"]
+
+
 @pytest.mark.tells("flashinfer", "compile", "cache_load", "reason", "failed")
 def test_cute_kernels_are_told_as_compiles_and_loads(stage: Stage) -> None:
     body = CUTE + "told['got'] = cute().build_and_load().decode(); say('first'); cute().build_and_load(); say('again')"

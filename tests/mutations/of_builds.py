@@ -37,6 +37,27 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{T}/test_cpp_extension.py::test_a_source_that_is_newer_than_the_library_is_named",
     ),
     Mutation(
+        "what a prebuild builds again is not due",
+        f"{M}/flashinfer.py",
+        "if why or before[library] is None}",
+        "if before[library] is None}",
+        f"{T}/test_flashinfer.py::test_a_prebuild_tells_what_it_builds_again",
+    ),
+    Mutation(
+        "what a prebuild builds unforeseen is forgotten",
+        f"{M}/flashinfer.py",
+        "                if library not in due:\n",
+        "                if False:\n",
+        f"{T}/test_flashinfer.py::test_a_prebuild_tells_what_it_builds_again",
+    ),
+    Mutation(
+        "words at the end of a module's name are dropped",
+        BUILDS,
+        "    if found and words:\n",
+        "    if False:\n",
+        f"{T}/test_builds.py",
+    ),
+    Mutation(
         "a lock that is held is not noticed",
         BUILDS,
         "    except BlockingIOError:\n        return True\n",

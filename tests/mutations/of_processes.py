@@ -166,9 +166,16 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a fork on its way to another program has to report",
         "pytest_jitguard/processes/census.py",
-        "monotonic() - living.started < _ON_ITS_WAY",
+        "monotonic() - one.started < _ON_ITS_WAY",
         "False",
         "tests/processes/test_processes_census.py::test_a_fork_that_becomes_another_program_is_no_python",
+    ),
+    Mutation(
+        "whoever ends while the young are looked at again is forgotten",
+        "pytest_jitguard/processes/census.py",
+        " or (one.pid, one.start) not in young]",
+        "]",
+        "tests/processes/test_processes_census.py",
     ),
     Mutation(
         "the start-up line needs what it starts",

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -267,6 +268,23 @@ def test_a_fork_that_becomes_another_program_is_no_python(tmp_path: Path) -> Non
             below = [living for living in census.scan(tmp_path) if living.ppid == parent.pid]
             assert not any(living.python for living in below)
         parent.kill()
+
+
+def test_what_is_there_for_longer_is_found_although_it_ends_while_the_young_are_looked_at(tmp_path: Path) -> None:
+    elder = subprocess.Popen([sys.executable, "-S", "-c", WAIT, "elder"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert elder.stdin is not None
+    assert elder.stdout is not None
+    elder.stdout.readline()
+    time.sleep(0.1)
+    young = subprocess.Popen([sys.executable, "-S", "-c", WAIT, "young"], stdin=subprocess.PIPE)
+    ending = threading.Timer(0.02, elder.kill)
+    try:
+        ending.start()
+        assert "elder" in {living.argv[-1] for living in census.scan(tmp_path)}
+    finally:
+        ending.join()
+        young.communicate()
+        elder.communicate()
 
 
 def test_what_proc_does_not_tell_is_empty() -> None:
